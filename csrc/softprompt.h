@@ -1,0 +1,177 @@
+/* The engine's public interface: a frozen transformer decoder, its forward pass over a forest of
+ * segments, and the gradient of a loss with respect to the virtual tokens (the soft prompt).
+ *
+ * Nothing here knows Python. Every function that can fail returns a status and describes the
+ * failure in `error`; nothing aborts, prints or reads the environment.
+ *
+ * Arrays are row-major; shapes stand in brackets. "Borrowed" memory belongs to the caller and has
+ * to outlive the object that borrows it.
+ */
+#ifndef SOFTPROMPT_H
+#define SOFTPROMPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- status ---------------------------------------------------------------------------- */
+
+typedef enum {
+    SP_OK = 0,
+    SP_INVALID,     /* a value that is out of its range; the message names it */
+    SP_OVERFLOW,    /* sizes whose product does not fit */
+    SP_NO_MEMORY,   /* an allocation failed */
+    SP_CANCELLED,   /* the poll function asked to stop */
+    SP_UNSUPPORTED, /* this CPU or this build cannot do it */
+} sp_status;
+
+typedef struct {
+    sp_status status;
+    char message[256];
+} sp_error;
+
+/* ---- machine --------------------------------------------------------------------------- */
+
+typedef enum { SP_CPU_GENERIC = 0, SP_CPU_AVX2, SP_CPU_AVX512 } sp_cpu;
+
+/* Picks the kernels for this process and checks the matrix product of the BLAS library against a
+ * plain loop. To be called once before anything else, with `name` NULL (the best path of this CPU)
+ * or one of "generic", "avx2", "avx512". */
+sp_status sp_initialize(const char *name, sp_error *error);
+const char *sp_cpu_name(void);          /* the path chosen */
+int sp_cpu_supported(const char *name); /* 1, 0, or -1 for an unknown name */
+const char *sp_blas_config(void);
+const char *sp_blas_core(void);
+/* Processors that this process may use: its CPU set and the container's quota. */
+int sp_available_cpus(void);
+
+typedef struct {
+    size_t live_bytes;  /* allocated now, whole process */
+    size_t peak_bytes;  /* largest value of live_bytes */
+    uint64_t requests;  /* allocations asked for so far */
+} sp_memory;
+sp_memory sp_memory_now(void);
+/* For tests: the n-th request from now on fails (and all later ones if `forever`); 0 turns it off. */
+void sp_memory_fail_at(uint64_t n, int forever);
+
+/* ---- model ----------------------------------------------------------------------------- */
+
+typedef enum { SP_NORM_RMS = 0, SP_NORM_LAYER } sp_norm;
+typedef enum { SP_POSITIONS_NONE = 0, SP_POSITIONS_ROTARY, SP_POSITIONS_LEARNED } sp_positions;
+typedef enum { SP_SILU = 0, SP_GELU_TANH, SP_GELU_ERF, SP_RELU } sp_activation;
+
+typedef struct {
+    int32_t vocab_size;        /* V */
+    int32_t hidden_size;       /* d */
+    int32_t num_layers;        /* L */
+    int32_t num_heads;         /* H, a multiple of num_kv_heads */
+    int32_t num_kv_heads;
+    int32_t head_dim;          /* need not be d / H */
+    int32_t intermediate_size; /* f */
+    int32_t max_positions;     /* longest path through the forest */
+    int32_t rotary_dim;        /* even, <= head_dim; the rest of a head is not rotated */
+    sp_norm norm;
+    sp_positions positions;
+    sp_activation activation;
+    int gated;                 /* activation(gate) * up, otherwise activation(up) */
+    int rope_interleaved;      /* rotate pairs (2i, 2i+1), otherwise (i, i + rotary_dim / 2) */
+    float norm_eps;
+    float attention_scale;     /* of the query-key products */
+    float embedding_scale;     /* of token embeddings; virtual tokens are taken as they are */
+} sp_spec;
+
+typedef struct sp_model sp_model;
+
+sp_status sp_model_create(const sp_spec *spec, sp_model **model, sp_error *error);
+void sp_model_destroy(sp_model *model);
+/* Gives a slot its borrowed float32 data [rows, cols] (a vector is [1, cols]). Slots:
+ *   embedding.weight [V, d]   position.weight [max_positions, d]   rope.inv_freq [1, rotary_dim/2]
+ *   layers.N.{attn_norm,mlp_norm}.{weight,bias} [1, d]
+ *   layers.N.{q,k,v,o,gate,up,down}.{weight [out, in], bias [1, out]}
+ *   final_norm.{weight,bias} [1, d]   head.weight [V, d] (absent: the embedding)   head.bias [1, V]
+ */
+sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *data, int64_t rows,
+                              int64_t cols, sp_error *error);
+/* Every slot that the spec needs is there. */
+sp_status sp_model_check(const sp_model *model, sp_error *error);
+
+/* ---- forest ---------------------------------------------------------------------------- */
+
+/* Segments in depth-first order: a parent stands before its children, and a subtree is a run of
+ * neighbours. Segment s has the rows starts[s] .. starts[s + 1]; none is empty. */
+typedef struct {
+    int32_t num_segments;
+    int32_t num_virtual;    /* rows of `prompt` */
+    const int32_t *parents; /* [num_segments] an earlier segment, or -1 */
+    const int32_t *starts;  /* [num_segments + 1] */
+    const int32_t *symbols; /* [rows] a token id, or -1 - r for row r of `prompt` */
+    const float *prompt;    /* [num_virtual, d]; NULL if there are none */
+} sp_forest;
+
+/* Losses hang on rows. Entry e asks for the log-probability of targets[e] after row rows[e].
+ *
+ * Cross-entropy (choices NULL): loss = - sum_e weights[e] * log p_e.
+ * Ranking (choices given): choice c has the log-likelihood s_c = sum of weights[e] * log p_e over
+ * its entries, and loss = - sum_g group_weights[g] * log softmax(s over the choices of g)[target].
+ *
+ * A row whose entries have cut[e] = 1 is normalised over the tokens of `cut_tokens` alone, and its
+ * targets are indices into that list. */
+typedef struct {
+    int32_t num_entries;
+    const int32_t *rows;    /* [num_entries], not falling */
+    const int32_t *targets; /* [num_entries] */
+    const float *weights;   /* [num_entries] */
+    const uint8_t *cut;     /* [num_entries], or NULL: none */
+    int32_t num_cut_tokens;
+    const int32_t *cut_tokens; /* [num_cut_tokens] */
+    const int32_t *choices;    /* [num_entries] the choice of an entry, or NULL */
+    int32_t num_choices;
+    const int32_t *choice_groups; /* [num_choices], not falling */
+    int32_t num_groups;
+    const int32_t *group_targets; /* [num_groups] a choice of that group */
+    const float *group_weights;   /* [num_groups] */
+} sp_losses;
+
+typedef struct {
+    int num_threads;
+    int32_t pack_rows;    /* rows computed together; more only where one segment is longer */
+    int (*poll)(void *);  /* called between layers; not zero: stop. NULL: never asked */
+    void *poll_data;
+} sp_options;
+
+/* ---- context --------------------------------------------------------------------------- */
+
+/* Workspace and resident segments of one caller at a time; the model may be shared by many. */
+typedef struct sp_context sp_context;
+
+sp_status sp_context_create(const sp_model *model, sp_context **context, sp_error *error);
+void sp_context_destroy(sp_context *context);
+
+/* Bytes of workspace that the same call of sp_loss (want_grad) would take. */
+sp_status sp_loss_workspace(sp_context *context, const sp_forest *forest, const sp_losses *losses,
+                            int want_grad, const sp_options *options, size_t *bytes,
+                            sp_error *error);
+/* log_probs [num_entries]; grad [num_virtual, d] is overwritten, or NULL: forward only. */
+sp_status sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
+                  const sp_options *options, double *log_probs, float *grad, sp_error *error);
+/* logits [num_rows, V] after each of `rows` (rising). */
+sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_rows,
+                    const int32_t *rows, const sp_options *options, float *logits,
+                    sp_error *error);
+
+/* Resident segments keep their keys and values between calls. A segment is made empty, with room
+ * for `capacity` rows, under a resident parent or none (-1); it may grow as long as it has no
+ * children with rows. */
+sp_status sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
+                            sp_error *error);
+/* Appends rows: part p adds the symbols starts[p] .. starts[p + 1] to segments[p] (no segment
+ * twice, parents before children). logits [num_rows, V] after each of the call's `rows`. */
+sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segments,
+                            const int32_t *starts, const int32_t *symbols, int32_t num_virtual,
+                            const float *prompt, int32_t num_rows, const int32_t *rows,
+                            const sp_options *options, float *logits, sp_error *error);
+/* Releases a segment; its children have to be released before it. */
+sp_status sp_segment_release(sp_context *context, int32_t segment, sp_error *error);
+/* Bytes held by resident segments and by the workspace. */
+size_t sp_context_bytes(const sp_context *context);
+
+#endif
