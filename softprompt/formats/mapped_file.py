@@ -1,0 +1,80 @@
+"""Files mapped into memory, read-only."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+
+def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Open a regular file for reading.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file. A folder, a pipe or a device is refused: reading one could wait for ever.
+
+    Returns
+    -------
+    fd : int
+        File descriptor, owned by the caller.
+    size : int
+        Bytes in the file when it was opened.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or is not a regular file.
+    """
+    # O_NONBLOCK only keeps the open of a pipe without a writer from blocking; regular files ignore it.
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+    fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(f"{os.fspath(path)}: expected a file, got a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{os.fspath(path)}: expected a regular file, got a pipe, socket or device")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status.st_size
+
+
+def map_file(path: str | os.PathLike[str]) -> np.ndarray:
+    """Map a whole file.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A regular file that is not empty. Replacing it by a rename while it is mapped is safe; truncating it
+        in place is not (the operating system then kills readers of the missing pages).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8 `[size]`, read-only. The mapping ends when the last view of it is gone.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened or mapped, or is not a regular file.
+    ValueError
+        If the file is empty.
+    """
+    fd, size = open_regular(path)
+    try:
+        if size == 0:
+            raise ValueError(f"{Path(path)}: the file is empty")
+        try:
+            mapping = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        except (ValueError, OverflowError, MemoryError) as err:
+            # The file shrank since fstat, or its size exceeds the address space.
+            raise OSError(f"{Path(path)}: cannot map {size} bytes: {err}") from err
+    finally:
+        os.close(fd)
+    return np.frombuffer(mapping, dtype=np.uint8)
