@@ -78,7 +78,7 @@ def gpt2_tensors(config: dict, seed: int) -> dict[str, np.ndarray]:
     f = config["n_inner"] or 4 * d
     tensors = {
         "transformer.wte.weight": draw.between(-1.4, 1.4, config["vocab_size"], d),
-        "transformer.wpe.weight": draw.between(-0.7, 0.7, config["n_positions"], d),
+        "transformer.wpe.weight": draw.between(-1.4, 1.4, config["n_positions"], d),
     }
 
     def norm(name: str) -> None:
@@ -90,10 +90,10 @@ def gpt2_tensors(config: dict, seed: int) -> dict[str, np.ndarray]:
         norm(layer + "ln_1")
         norm(layer + "ln_2")
         for name, inputs, outputs, gain in (
-            ("attn.c_attn", d, 3 * d, 1.3),
-            ("attn.c_proj", d, d, 1.0),
-            ("mlp.c_fc", d, f, 1.2),
-            ("mlp.c_proj", f, d, 1.0),
+            ("attn.c_attn", d, 3 * d, 1.6),
+            ("attn.c_proj", d, d, 1.8),
+            ("mlp.c_fc", d, f, 1.8),
+            ("mlp.c_proj", f, d, 1.8),
         ):
             tensors[f"{layer}{name}.weight"] = draw.matrix(
                 inputs, outputs, inputs=inputs, gain=gain
@@ -207,3 +207,8 @@ def weights_sha256(folder: Path) -> str:
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
+
+
+def eos_token_ids(name: str) -> tuple[int, ...]:
+    """End tokens of a named configuration."""
+    return (CONFIGS[name]["eos_token_id"],)

@@ -11,9 +11,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
-
 from reference.twin import Twin
+from safetensors.numpy import load_file
 
 
 def read_twin(folder: Path) -> Twin:

@@ -6,7 +6,6 @@ import math
 
 import hypothesis.strategies as st
 import numpy as np
-
 from reference.twin import Twin
 
 MAX_POSITIONS = 64

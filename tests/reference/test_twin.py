@@ -9,7 +9,6 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
-
 from reference import layers
 from reference.random_specs import examples, prompts, token_lists, twins
 
