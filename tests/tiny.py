@@ -1,11 +1,12 @@
 """Tiny random Hugging Face folders, written without torch.
 
-The folders hold ``config.json`` and ``model.safetensors`` and no tokenizer: everything is done with ids. Weights come
-from the frozen legacy generator of NumPy and from uniform numbers only, so that a seed gives the same bits on every
-platform and with every NumPy; :func:`weights_sha256` shows when that is not so.
+The folders hold ``config.json`` and ``model.safetensors`` and no tokenizer: everything is done with
+ids. Weights come from the frozen legacy generator of NumPy and from uniform numbers only, so that a
+seed gives the same bits on every platform and with every NumPy; :func:`weights_sha256` shows when
+that is not so.
 
-Norm weights lie away from 1, biases away from 0, and the scales are such that logits spread over several units: a
-forgotten bias, a norm weight that is applied twice or a wrong head group shows.
+Norm weights lie away from 1, biases away from 0, and the scales are such that logits spread over
+several units: a forgotten bias, a norm weight that is applied twice or a wrong head group shows.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def llama_tensors(config: dict, seed: int) -> dict[str, np.ndarray]:
 
 
 def gpt2_tensors(config: dict, seed: int) -> dict[str, np.ndarray]:
-    """Weights of a ``GPT2LMHeadModel`` with this configuration; its linear layers are stored `[in, out]`."""
+    """Weights of a ``GPT2LMHeadModel`` with this configuration; its linear layers are stored `[in,
+    out]`."""
     draw = _Draw(seed)
     d = config["n_embd"]
     f = config["n_inner"] or 4 * d
@@ -130,7 +132,8 @@ CONFIGS: dict[str, dict] = {
         "attention_bias": False,
         "mlp_bias": False,
     },
-    # Separate head, biases, heads whose widths do not add up to the hidden size, the newer way to write the base.
+    # Separate head, biases, heads whose widths do not add up to the hidden size, the newer way to
+    # write the base.
     "llama-biases": _LLAMA
     | {
         "vocab_size": 89,
@@ -201,7 +204,8 @@ def write_tiny(folder: Path, name: str, *, seed: int = 0, changes: dict | None =
 
 
 def weights_sha256(folder: Path) -> str:
-    """SHA-256 over the names, shapes and bytes of all tensors of a folder, in the order of their names."""
+    """SHA-256 over the names, shapes and bytes of all tensors of a folder, in the order of their
+    names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(load_file(Path(folder) / "model.safetensors").items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())

@@ -1,6 +1,7 @@
 """What the golden values are about: models, batches and prompts, fixed once and for all.
 
-Numbers are drawn as in `tests/tiny.py`, so that they are the same everywhere; the golden files hold answers only.
+Numbers are drawn as in `tests/tiny.py`, so that they are the same everywhere; the golden files hold
+answers only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ NEW_TOKENS = 16
 
 
 def examples(name: str) -> list[tuple[list[int], list[int]]]:
-    """A batch of uneven length: common beginnings, one input of one token, targets of one to four tokens."""
+    """A batch of uneven length: common beginnings, one input of one token, targets of one to four
+    tokens."""
     vocab = tiny.CONFIGS[name]["vocab_size"]
     random = np.random.RandomState(SEED + 1)
 
@@ -47,7 +49,8 @@ def continued(name: str) -> list[list[int]]:
 
 
 def answers(name: str) -> dict[str, np.ndarray]:
-    """The golden file of a model: `weights_sha256`, and under ``P{rows}/``: `logits` (all sequences' rows, one below
-    the other, the prompt's rows among them), `loss`, `grad` and `greedy` (filled up with -1)."""
+    """The golden file of a model: `weights_sha256`, and under ``P{rows}/``: `logits` (all
+    sequences' rows, one below the other, the prompt's rows among them), `loss`, `grad` and `greedy`
+    (filled up with -1)."""
     with np.load(Path(__file__).parent / f"{name}.npz", allow_pickle=False) as stored:
         return dict(stored)

@@ -1,8 +1,10 @@
-"""Make the golden files: ``python tests/golden/make_golden.py``, with torch, transformers 5 and peft 0.21.
+"""Make the golden files: ``python tests/golden/make_golden.py``, with torch, transformers 5 and
+peft 0.21.
 
-Each tiny folder is run by transformers and PEFT in float64 (with the two places patched where transformers rounds to
-float32 on the way, see `parity.oracle.load`): logits (kept in float32), loss and gradient of the prompt of a padded
-batch, and greedy tokens. The differences of transformers' own float32 run are printed, to be judged by who makes them.
+Each tiny folder is run by transformers and PEFT in float64 (with the two places patched where
+transformers rounds to float32 on the way, see `parity.oracle.load`): logits (kept in float32), loss
+and gradient of the prompt of a padded batch, and greedy tokens. The differences of transformers'
+own float32 run are printed, to be judged by who makes them.
 """
 
 from __future__ import annotations

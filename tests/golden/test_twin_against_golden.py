@@ -1,8 +1,9 @@
-"""The float64 twin against the golden values of transformers and PEFT in float64: two independent oracles agree.
+"""The float64 twin against the golden values of transformers and PEFT in float64: two independent
+oracles agree.
 
-Both compute in float64, but rotary frequencies are float32 powers, and NumPy's may differ from torch's in the last bit
-(6e-8, times positions up to 20): hence 1e-7 of the loss, 1e-6 of the gradient and of the largest logit, which is stored
-in float32 besides.
+Both compute in float64, but rotary frequencies are float32 powers, and NumPy's may differ from
+torch's in the last bit (6e-8, times positions up to 20): hence 1e-7 of the loss, 1e-6 of the
+gradient and of the largest logit, which is stored in float32 besides.
 """
 
 from __future__ import annotations

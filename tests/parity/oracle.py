@@ -1,6 +1,7 @@
 """transformers and PEFT as oracles: one function a question, NumPy and lists in and out.
 
-Only the tests in this folder and `tests/golden/make_golden.py` use it; it needs torch, transformers 5 and peft.
+Only the tests in this folder and `tests/golden/make_golden.py` use it; it needs torch, transformers
+5 and peft.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ transformers.logging.set_verbosity_error()
 
 @dataclass
 class Answer:
-    """What a model says about a batch: logits `[P + T_i, V]` of each sequence, loss, gradient `[P, d]` or None."""
+    """What a model says about a batch: logits `[P + T_i, V]` of each sequence, loss, gradient `[P,
+    d]` or None."""
 
     logits: list[np.ndarray]
     loss: float
@@ -31,8 +33,9 @@ class Answer:
 def load(folder: Path, *, dtype: str = "float32", exact: bool = False) -> torch.nn.Module:
     """The causal language model of a Hugging Face folder, frozen.
 
-    With `exact` the model computes in float64 from end to end: transformers rounds the normalised rows of an RMSNorm
-    and the sines and cosines of rotary positions to float32 even in a float64 model.
+    With `exact` the model computes in float64 from end to end: transformers rounds the normalised
+    rows of an RMSNorm and the sines and cosines of rotary positions to float32 even in a float64
+    model.
     """
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, "float64" if exact else dtype), attn_implementation="sdpa"
@@ -73,7 +76,8 @@ def prompt_of(tuned: PeftModel) -> np.ndarray:
 
 
 def pad(examples: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids, mask and labels `[B, longest]` of examples (input ids, target ids), padded on the right."""
+    """Token ids, mask and labels `[B, longest]` of examples (input ids, target ids), padded on the
+    right."""
     longest = max(len(e[0]) + len(e[1]) for e in examples)
     ids = torch.zeros((len(examples), longest), dtype=torch.int64)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -86,10 +90,11 @@ def pad(examples: Sequence[tuple]) -> tuple[torch.Tensor, torch.Tensor, torch.Te
 
 
 def ask(model: torch.nn.Module, examples: Sequence[tuple]) -> Answer:
-    """One padded pass over a batch: logits, mean loss of the target tokens, gradient of a PEFT prompt.
+    """One padded pass over a batch: logits, mean loss of the target tokens, gradient of a PEFT
+    prompt.
 
-    The loss is the cross-entropy that transformers computes from labels, but in the model's own type instead of
-    float32. Target weights (third elements) are not PEFT's: use none.
+    The loss is the cross-entropy that transformers computes from labels, but in the model's own
+    type instead of float32. Target weights (third elements) are not PEFT's: use none.
     """
     ids, mask, labels = pad(examples)
     tuned = isinstance(model, PeftModel)
@@ -125,7 +130,8 @@ def greedy(model: torch.nn.Module, input_ids: Sequence[int], max_new_tokens: int
         out = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=options
         )[0].tolist()
-    # PEFT's generate passes embeddings for the prompt and gives the text's ids back in front of the new ones.
+    # PEFT's generate passes embeddings for the prompt and gives the text's ids back in front of the
+    # new ones.
     new = out[len(input_ids) :]
     ends = model.config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]

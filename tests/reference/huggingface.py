@@ -1,7 +1,7 @@
 """Spec and weight slots of a Hugging Face folder for the twin.
 
-Written independently of `softprompt.families`, from the models' published definitions, so that an error in the tables
-there cannot hide in both places.
+Written independently of `softprompt.families`, from the models' published definitions, so that an
+error in the tables there cannot hide in both places.
 """
 
 from __future__ import annotations

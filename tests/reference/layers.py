@@ -1,8 +1,10 @@
-"""The parts of a decoder layer in float64, each forward function beside its hand-written backward function.
+"""The parts of a decoder layer in float64, each forward function beside its hand-written backward
+function.
 
-Shapes: `T` rows of one sequence, `d` hidden size, `H` heads, `K` key/value heads, `h` head width, `r` rotated width.
-Backward functions take the gradient of the output and what the forward function saved, and give the gradient of the
-input. Weights are frozen, so no function computes a gradient of a weight.
+Shapes: `T` rows of one sequence, `d` hidden size, `H` heads, `K` key/value heads, `h` head width,
+`r` rotated width. Backward functions take the gradient of the output and what the forward function
+saved, and give the gradient of the input. Weights are frozen, so no function computes a gradient of
+a weight.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ def linear_backward(dy: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def norm(
     kind: str, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """RMSNorm (``kind="rms"``) or LayerNorm (``"layer"``) of the rows of x; saves the normalised x and 1/deviation."""
+    """RMSNorm (``kind="rms"``) or LayerNorm (``"layer"``) of the rows of x; saves the normalised x
+    and 1/deviation."""
     if kind == "layer":
         x = x - x.mean(axis=1, keepdims=True)
     inverse = 1.0 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
@@ -52,8 +55,8 @@ def rotate(
 ) -> np.ndarray:
     """Rotary positions on x `[T, heads, h]` with angles `[T, r/2]`; `back` turns the other way.
 
-    Pairs are `(2i, 2i+1)` if interleaved, else `(i, i + r/2)`. Elements from `r` on stay as they are. A rotation is
-    orthogonal, so its backward function is the rotation back.
+    Pairs are `(2i, 2i+1)` if interleaved, else `(i, i + r/2)`. Elements from `r` on stay as they
+    are. A rotation is orthogonal, so its backward function is the rotation back.
     """
     half = angles.shape[1]
     cos = np.cos(angles)[:, None, :]
@@ -70,7 +73,8 @@ def rotate(
 def attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Causal attention: q `[T, H, h]`, k and v `[T, K, h]` -> output `[T, H, h]`, probabilities `[H, T, T]`.
+    """Causal attention: q `[T, H, h]`, k and v `[T, K, h]` -> output `[T, H, h]`, probabilities
+    `[H, T, T]`.
 
     Query head `i` reads key/value head ``i // (H // K)``.
     """

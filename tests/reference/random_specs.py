@@ -1,4 +1,5 @@
-"""Hypothesis strategy of small decoders: every switch of the spec, in every combination, with random weights."""
+"""Hypothesis strategy of small decoders: every switch of the spec, in every combination, with
+random weights."""
 
 from __future__ import annotations
 

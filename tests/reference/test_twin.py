@@ -1,7 +1,8 @@
 """The oracle itself: its gradients against finite differences, its words against their definitions.
 
-Central differences with step 1e-6 in float64 have an error of about 1e-10 relative to the loss (rounding, 1e-16 / 1e-6)
-and of the same order from the third derivative; 1e-6 relative to the gradient's largest entry leaves room for both.
+Central differences with step 1e-6 in float64 have an error of about 1e-10 relative to the loss
+(rounding, 1e-16 / 1e-6) and of the same order from the third derivative; 1e-6 relative to the
+gradient's largest entry leaves room for both.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def assert_close(got: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(got - expected).max() <= bound, (np.abs(got - expected).max(), bound)
 
 
-# ReLU has a kink; a step of 1e-6 crosses it with probability about 1e-5 per unit, so derandomised runs do not.
+# ReLU has a kink; a step of 1e-6 crosses it with probability about 1e-5 per unit, so derandomised
+# runs do not.
 @given(st.data())
 def test_loss_gradient_is_the_difference_quotient(data):
     twin = data.draw(twins())

@@ -1,8 +1,9 @@
-"""The frozen decoder once more: NumPy, float64, one sequence at a time, nothing shared and nothing saved.
+"""The frozen decoder once more: NumPy, float64, one sequence at a time, nothing shared and nothing
+saved.
 
-This is the oracle of the engine. It reads the same spec and the same weight slots (`softprompt.families.spec`), and
-every function is written for being read, not for speed: each sequence is the prompt's rows and its tokens' rows, run
-alone through the whole model.
+This is the oracle of the engine. It reads the same spec and the same weight slots
+(`softprompt.families.spec`), and every function is written for being read, not for speed: each
+sequence is the prompt's rows and its tokens' rows, run alone through the whole model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Twin:
         self.spec = dict(spec)
         self.weights = {name: np.asarray(w, dtype=np.float64) for name, w in weights.items()}
 
-    # --- the decoder ---------------------------------------------------------------------------------------------
+    # --- the decoder ------------------------------------------------------------------------------
 
     def embed(self, ids: Sequence[int]) -> np.ndarray:
         """Rows `[len(ids), d]` of the tokens, in the space where a prompt's rows stand."""
@@ -28,7 +29,8 @@ class Twin:
         return table[np.asarray(ids, dtype=np.int64)] * self.spec.get("embedding_scale", 1.0)
 
     def forward(self, x: np.ndarray) -> tuple[np.ndarray, dict]:
-        """Logits `[T, V]` of one sequence of input rows x `[T, d]`, and what the backward pass needs."""
+        """Logits `[T, V]` of one sequence of input rows x `[T, d]`, and what the backward pass
+        needs."""
         spec, saved = self.spec, {}
         if spec["positions"] == "learned":
             x = x + self.weights["position.weight"][: len(x)]
@@ -117,10 +119,11 @@ class Twin:
     def _head(self) -> np.ndarray:
         return self.weights.get("head.weight", self.weights["embedding.weight"])
 
-    # --- sequences with a prompt ---------------------------------------------------------------------------------
+    # --- sequences with a prompt ------------------------------------------------------------------
 
     def rows(self, ids: Sequence[int], prompt: np.ndarray | None, at: int = 0) -> np.ndarray:
-        """Input rows of a sequence: `prompt` `[P, d]` (or None) stands before the token with index `at`."""
+        """Input rows of a sequence: `prompt` `[P, d]` (or None) stands before the token with index
+        `at`."""
         tokens = self.embed(ids)
         if prompt is None:
             return tokens
@@ -139,7 +142,8 @@ class Twin:
         prompt: np.ndarray | None = None,
         at: int = 0,
     ) -> np.ndarray:
-        """Logarithms of the probabilities `[len(target_ids)]` of the target's tokens after the input."""
+        """Logarithms of the probabilities `[len(target_ids)]` of the target's tokens after the
+        input."""
         logits = self.logits([*input_ids, *target_ids[:-1]], prompt, at)
         logp = layers.log_softmax(logits[-len(target_ids) :])
         return logp[np.arange(len(target_ids)), np.asarray(target_ids)]
@@ -166,7 +170,8 @@ class Twin:
     def loss_and_grad(
         self, prompt: np.ndarray, examples: Sequence[tuple], at: int = 0
     ) -> tuple[float, np.ndarray]:
-        """Weighted mean of the target tokens' negative log-likelihoods, and its gradient `[P, d]`."""
+        """Weighted mean of the target tokens' negative log-likelihoods, and its gradient `[P,
+        d]`."""
         triples = [
             (e[0], e[1], np.asarray(e[2] if len(e) > 2 else np.ones(len(e[1])), dtype=np.float64))
             for e in examples
@@ -175,7 +180,7 @@ class Twin:
         parts = [self._target_gradient(i, t, -w / total, prompt, at) for i, t, w in triples]
         return sum(loss for loss, _ in parts), sum(grad for _, grad in parts)
 
-    # --- ranking of choices --------------------------------------------------------------------------------------
+    # --- ranking of choices -----------------------------------------------------------------------
 
     def rank(
         self,
@@ -202,7 +207,8 @@ class Twin:
         length_normalize: bool = False,
         at: int = 0,
     ) -> tuple[float, np.ndarray]:
-        """Weighted mean of ``-log softmax(scores)[target]`` over the rows, and its gradient `[P, d]`."""
+        """Weighted mean of ``-log softmax(scores)[target]`` over the rows, and its gradient `[P,
+        d]`."""
         row_weights = np.ones(len(inputs)) if sample_weight is None else np.asarray(sample_weight)
         row_weights = row_weights / row_weights.sum()
         logp = self.rank(inputs, choices, prompt, length_normalize=length_normalize, at=at)
@@ -217,7 +223,7 @@ class Twin:
                 grad += self._target_gradient(input_ids, choice, weights, prompt, at)[1]
         return loss, grad
 
-    # --- generation ----------------------------------------------------------------------------------------------
+    # --- generation -------------------------------------------------------------------------------
 
     def greedy(
         self,
@@ -228,7 +234,8 @@ class Twin:
         eos_token_ids: Sequence[int] = (),
         at: int = 0,
     ) -> tuple[list[int], float]:
-        """Greedy tokens up to (and without) an end token, and the smallest lead of a best over a second logit."""
+        """Greedy tokens up to (and without) an end token, and the smallest lead of a best over a
+        second logit."""
         new: list[int] = []
         margin = np.inf
         while len(new) < max_new_tokens:
