@@ -14,6 +14,14 @@ import numpy as np
 from reference.twin import Twin
 from safetensors.numpy import load_file
 
+_ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+
 
 def read_twin(folder: Path) -> Twin:
     """Twin of the Llama or GPT-2 model in a folder."""
@@ -45,7 +53,7 @@ def _llama(config: dict, tensors: dict) -> tuple[dict, dict]:
         "positions": "rotary",
         "rotary_dim": head_dim,
         "rope_interleaved": False,
-        "activation": "silu",
+        "activation": _ACTIVATIONS[config["hidden_act"]],
         "gated": True,
         "attention_scale": 1.0 / math.sqrt(head_dim),
         "embedding_scale": 1.0,
@@ -95,9 +103,9 @@ def _gpt2(config: dict, tensors: dict) -> tuple[dict, dict]:
         "positions": "learned",
         "rotary_dim": 0,
         "rope_interleaved": False,
-        "activation": "gelu_tanh",
+        "activation": _ACTIVATIONS[config["activation_function"]],
         "gated": False,
-        "attention_scale": 1.0 / math.sqrt(d // heads),
+        "attention_scale": 1.0 / math.sqrt(d // heads) if config["scale_attn_weights"] else 1.0,
         "embedding_scale": 1.0,
     }
     slots = {

@@ -15,11 +15,22 @@ from reference import layers
 
 
 class Twin:
-    """A decoder from a spec (mapping of switches) and weights (mapping of slot name to array)."""
+    """A decoder from a spec (mapping of switches) and weights (mapping of slot name to array).
 
-    def __init__(self, spec: Mapping, weights: Mapping[str, np.ndarray]) -> None:
+    In float32 the same program shows how far rounding alone takes a model: the yardstick for what
+    may be asked of the engine.
+    """
+
+    def __init__(
+        self, spec: Mapping, weights: Mapping[str, np.ndarray], dtype: type = np.float64
+    ) -> None:
         self.spec = dict(spec)
-        self.weights = {name: np.asarray(w, dtype=np.float64) for name, w in weights.items()}
+        self.dtype = dtype
+        self.weights = {name: np.asarray(w, dtype=dtype) for name, w in weights.items()}
+
+    def in_float32(self) -> Twin:
+        """The same model, computed in float32."""
+        return Twin(self.spec, self.weights, np.float32)
 
     # --- the decoder ------------------------------------------------------------------------------
 
@@ -113,7 +124,8 @@ class Twin:
     def _rotate(self, x: np.ndarray, *, back: bool = False) -> np.ndarray:
         if self.spec["positions"] != "rotary":
             return x
-        angles = np.arange(len(x))[:, None] * self.weights["rope.inv_freq"]
+        positions = np.arange(len(x), dtype=self.dtype)
+        angles = positions[:, None] * self.weights["rope.inv_freq"]
         return layers.rotate(x, angles, self.spec["rope_interleaved"], back=back)
 
     def _head(self) -> np.ndarray:
@@ -127,7 +139,7 @@ class Twin:
         tokens = self.embed(ids)
         if prompt is None:
             return tokens
-        return np.concatenate([tokens[:at], np.asarray(prompt, dtype=np.float64), tokens[at:]])
+        return np.concatenate([tokens[:at], np.asarray(prompt, dtype=self.dtype), tokens[at:]])
 
     def logits(
         self, ids: Sequence[int], prompt: np.ndarray | None = None, at: int = 0
@@ -162,6 +174,7 @@ class Twin:
         logp = layers.log_softmax(logits[-count:])
         picked = np.arange(count), np.asarray(target_ids)
         dlogits = np.zeros_like(logits)
+        weights = weights.astype(self.dtype)
         dlogits[-count:] = -np.exp(logp) * weights[:, None]
         dlogits[-count:][picked] += weights
         drows = self.backward(dlogits, saved)

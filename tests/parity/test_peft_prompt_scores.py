@@ -1,0 +1,96 @@
+"""Prompts that change hands: trained by PEFT and read here, trained here and read by PEFT.
+
+Tolerance 1e-5 of the loss, as for a loss with one and the same prompt.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tiny
+from golden import cases
+
+torch = pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
+
+from peft import PeftModel
+
+import softprompt
+from parity import oracle
+
+TOLERANCE = 1e-5
+STEPS = 4
+
+
+def train_with_peft(tuned: PeftModel, examples: list, rate: float) -> None:
+    """A few steps of AdamW on the prompt."""
+    ids, mask, labels = oracle.pad(examples)
+    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=rate)
+    for _ in range(STEPS):
+        loss = tuned(input_ids=ids, attention_mask=mask, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def train_here(model, prompt: np.ndarray, examples: list, rate: float) -> np.ndarray:
+    """A few steps of AdamW on the prompt."""
+    prompt = prompt.copy()
+    optimizer = softprompt.optim.AdamW(rate, weight_decay=0.01)
+    for _ in range(STEPS):
+        _, grad = model.loss_and_grad(prompt, examples)
+        optimizer.step(prompt, grad)
+    return prompt
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def case(request, tmp_path):
+    folder = tiny.write_tiny(tmp_path / "model", request.param, seed=33)
+    return request.param, folder, softprompt.load_model(folder)
+
+
+def test_a_prompt_that_peft_trained(case, tmp_path):
+    name, folder, model = case
+    batch = cases.examples(name)
+    tuned = oracle.add_prompt(oracle.load(folder), cases.prompt(name, 6))
+    before = oracle.ask(tuned, batch).loss
+    train_with_peft(tuned, batch, 0.05)
+    theirs = oracle.ask(tuned, batch)
+    assert theirs.loss < before - 0.01
+    tuned.save_pretrained(tmp_path / "adapter")
+    prompt = softprompt.SoftPrompt.load(tmp_path / "adapter")
+    np.testing.assert_array_equal(prompt.embeddings, oracle.prompt_of(tuned))
+    loss, _ = model.loss_and_grad(prompt, batch)
+    assert abs(loss - theirs.loss) < TOLERANCE * loss
+
+
+def test_a_prompt_that_was_trained_here(case, tmp_path):
+    name, folder, model = case
+    batch = cases.examples(name)
+    array = train_here(model, cases.prompt(name, 6), batch, 0.05)
+    ours, _ = model.loss_and_grad(array, batch)
+    assert ours < model.loss_and_grad(cases.prompt(name, 6), batch)[0] - 0.01
+    softprompt.SoftPrompt(array).save(tmp_path / "adapter")
+    tuned = PeftModel.from_pretrained(oracle.load(folder), tmp_path / "adapter")
+    np.testing.assert_array_equal(oracle.prompt_of(tuned), array)
+    assert abs(oracle.ask(_trainable(tuned), batch).loss - ours) < TOLERANCE * ours
+
+
+def _trainable(tuned: PeftModel) -> PeftModel:
+    """PEFT freezes a prompt that it loads; the oracle asks for its gradient."""
+    for parameter in tuned.prompt_encoder.parameters():
+        parameter.requires_grad_(True)
+    return tuned.eval()
+
+
+def test_both_train_alike(case):
+    """AdamW from the same start on the same batch: the same prompt, to float32 over a few steps."""
+    name, folder, model = case
+    batch = cases.examples(name)
+    start = cases.prompt(name, 6)
+    tuned = oracle.add_prompt(oracle.load(folder), start)
+    train_with_peft(tuned, batch, 0.01)
+    ours = train_here(model, start, batch, 0.01)
+    moved = np.linalg.norm(ours - start)
+    # AdamW's first steps are signs of gradients: an entry near zero may differ, so 1e-3.
+    assert np.linalg.norm(ours - oracle.prompt_of(tuned)) < 1e-3 * moved
