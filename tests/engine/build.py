@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-
 from reference.twin import Twin
-from softprompt import _core
-from softprompt.families.spec import Spec
-from softprompt.model import forest
 from softprompt.model.config import ModelConfig
 from softprompt.model.model import Model, ModelOrigin
+
+from softprompt import _core
+from softprompt.families.spec import Spec
 
 
 class CharTokenizer:
@@ -25,9 +24,7 @@ class CharTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         offsets = (ord(character) - self.FIRST for character in text)
-        return [
-            i if 0 <= i < self.vocab_size else 3 + i % (self.vocab_size - 3) for i in offsets
-        ]
+        return [i if 0 <= i < self.vocab_size else 3 + i % (self.vocab_size - 3) for i in offsets]
 
     def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
         return "".join(chr(self.FIRST + i) for i in ids)
@@ -36,9 +33,7 @@ class CharTokenizer:
 def engine_model(twin: Twin, *, bos_token_id: int | None = None) -> Model:
     """The engine's model with a twin's spec and weights."""
     spec = Spec(**twin.spec, family="test", tied="head.weight" not in twin.weights)
-    weights = {
-        name: np.ascontiguousarray(w, dtype=np.float32) for name, w in twin.weights.items()
-    }
+    weights = {name: np.ascontiguousarray(w, dtype=np.float32) for name, w in twin.weights.items()}
     config = ModelConfig(
         family="test",
         name_or_path="test",

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 import tiny
 from golden import cases
 
 torch = pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
 
+from parity import oracle
 from peft import PeftModel
 
 import softprompt
-from parity import oracle
 
 TOLERANCE = 1e-5
 STEPS = 4

@@ -14,10 +14,10 @@ torch = pytest.importorskip("torch", reason="parity needs torch, transformers 5 
 pytest.importorskip("gguf", reason="transformers reads GGUF files through the library gguf")
 
 import transformers
-
-import softprompt
 from parity import oracle
 from parity.test_peft_prompt_scores import _trainable, train_here, train_with_peft
+
+import softprompt
 
 TEXTS = [
     ("Review: a gorgeous, witty, seductive movie\nSentiment:", " positive"),
@@ -94,20 +94,20 @@ def test_with_a_prompt(smollm2, with_prompt, examples, rows):
     assert relative(grad, answer.grad) < 1e-4
 
 
-@pytest.mark.parametrize("rows", [0, 8])
-def test_sixty_greedy_tokens(smollm2, theirs, with_prompt, rows):
-    ids = smollm2.tokenizer.encode("The three most useful tools in a kitchen are")
-    prompt = None
-    if rows:
+@pytest.mark.parametrize("tuned", [False, True])
+def test_sixty_greedy_tokens(smollm2, theirs, with_prompt, tuned):
+    """The smallest lead of a best over a second logit is 0.05, so rounding cannot turn a choice."""
+    ids = smollm2.tokenizer.encode("The history of the bicycle begins")
+    prompt, model = None, theirs
+    if tuned:
         # A text's embeddings, moved: fluent text follows, so the tokens say something.
-        words = smollm2.tokenizer.encode("Here is a list for beginners.\n\n")[:rows]
-        rng = np.random.default_rng(1)
-        prompt = smollm2.embeddings[np.array(words)]
-        prompt = (prompt + 0.02 * rng.standard_normal(prompt.shape)).astype(np.float32)
-    model = with_prompt(prompt) if rows else theirs
+        words = smollm2.tokenizer.encode("Here is a story for children.\n\n")
+        noise = np.random.default_rng(1).standard_normal((len(words), 576))
+        prompt = (smollm2.embeddings[np.array(words)] + 0.02 * noise).astype(np.float32)
+        model = with_prompt(prompt)
     (ours,) = smollm2.generate([ids], prompt, max_new_tokens=60, return_ids=True)
     assert ours == oracle.greedy(model, ids, 60)
-    assert len(ours) > 20
+    assert len(ours) == 60
 
 
 def test_a_prompt_that_peft_trained(smollm2, with_prompt, examples, tmp_path):
@@ -124,8 +124,6 @@ def test_a_prompt_that_was_trained_here(smollm2, theirs, examples, tmp_path):
     array = train_here(smollm2, prompt_of(smollm2, 5), examples, 0.01)
     loss, grad = smollm2.loss_and_grad(array, examples)
     softprompt.SoftPrompt(array).save(tmp_path)
-    answer = oracle.ask(
-        _trainable(oracle.PeftModel.from_pretrained(theirs, tmp_path)), examples
-    )
+    answer = oracle.ask(_trainable(oracle.PeftModel.from_pretrained(theirs, tmp_path)), examples)
     assert abs(loss - answer.loss) < 1e-5 * answer.loss
     assert relative(grad, answer.grad) < 1e-4

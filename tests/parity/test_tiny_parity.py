@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 import tiny
 from golden import cases
 
 pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
 
-import softprompt
 from parity import oracle
 from parity.test_twin_parity import MODELS
+
+import softprompt
 
 
 def relative(got: np.ndarray, expected: np.ndarray) -> float:
