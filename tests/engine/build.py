@@ -1,4 +1,4 @@
-"""Models for tests: from a twin's spec and weights, without files; and a tokenizer of characters."""
+"""Models from a twin's spec and weights, without files; and a tokenizer of characters."""
 
 from __future__ import annotations
 

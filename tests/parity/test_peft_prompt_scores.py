@@ -10,36 +10,15 @@ import pytest
 import tiny
 from golden import cases
 
-torch = pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
+pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
 
 from parity import oracle
+from parity.training import train_here, train_with_peft, trainable
 from peft import PeftModel
 
 import softprompt
 
 TOLERANCE = 1e-5
-STEPS = 4
-
-
-def train_with_peft(tuned: PeftModel, examples: list, rate: float) -> None:
-    """A few steps of AdamW on the prompt."""
-    ids, mask, labels = oracle.pad(examples)
-    optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=rate)
-    for _ in range(STEPS):
-        loss = tuned(input_ids=ids, attention_mask=mask, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def train_here(model, prompt: np.ndarray, examples: list, rate: float) -> np.ndarray:
-    """A few steps of AdamW on the prompt."""
-    prompt = prompt.copy()
-    optimizer = softprompt.optim.AdamW(rate, weight_decay=0.01)
-    for _ in range(STEPS):
-        _, grad = model.loss_and_grad(prompt, examples)
-        optimizer.step(prompt, grad)
-    return prompt
 
 
 @pytest.fixture(params=["llama", "gpt2"])
@@ -72,14 +51,7 @@ def test_a_prompt_that_was_trained_here(case, tmp_path):
     softprompt.SoftPrompt(array).save(tmp_path / "adapter")
     tuned = PeftModel.from_pretrained(oracle.load(folder), tmp_path / "adapter")
     np.testing.assert_array_equal(oracle.prompt_of(tuned), array)
-    assert abs(oracle.ask(_trainable(tuned), batch).loss - ours) < TOLERANCE * ours
-
-
-def _trainable(tuned: PeftModel) -> PeftModel:
-    """PEFT freezes a prompt that it loads; the oracle asks for its gradient."""
-    for parameter in tuned.prompt_encoder.parameters():
-        parameter.requires_grad_(True)
-    return tuned.eval()
+    assert abs(oracle.ask(trainable(tuned), batch).loss - ours) < TOLERANCE * ours
 
 
 def test_both_train_alike(case):

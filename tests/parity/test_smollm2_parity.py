@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
+pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
 pytest.importorskip("gguf", reason="transformers reads GGUF files through the library gguf")
 
+import torch
 import transformers
 from parity import oracle
-from parity.test_peft_prompt_scores import _trainable, train_here, train_with_peft
+from parity.training import train_here, train_with_peft, trainable
 
 import softprompt
 
@@ -124,6 +125,6 @@ def test_a_prompt_that_was_trained_here(smollm2, theirs, examples, tmp_path):
     array = train_here(smollm2, prompt_of(smollm2, 5), examples, 0.01)
     loss, grad = smollm2.loss_and_grad(array, examples)
     softprompt.SoftPrompt(array).save(tmp_path)
-    answer = oracle.ask(_trainable(oracle.PeftModel.from_pretrained(theirs, tmp_path)), examples)
+    answer = oracle.ask(trainable(oracle.PeftModel.from_pretrained(theirs, tmp_path)), examples)
     assert abs(loss - answer.loss) < 1e-5 * answer.loss
     assert relative(grad, answer.grad) < 1e-4
