@@ -1,0 +1,96 @@
+"""Model families as tables: a model's switches, and which tensor of a file is which weight."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from softprompt.families import gpt2, llama
+from softprompt.families.spec import BoundSlot, Family, Slot, Spec, View
+
+__all__ = [
+    "FAMILIES",
+    "BoundSlot",
+    "Family",
+    "Slot",
+    "Spec",
+    "View",
+    "family_of",
+    "from_gguf",
+    "read_config",
+]
+
+FAMILIES: tuple[Family, ...] = (llama.FAMILY, gpt2.FAMILY)
+
+
+def read_config(config: Mapping[str, Any], where: str) -> Spec:
+    """Read a ``config.json``.
+
+    Parameters
+    ----------
+    config : mapping
+        The parsed file, as transformers 4 or 5 writes it.
+    where : str
+        The file's name, for messages.
+
+    Returns
+    -------
+    Spec
+
+    Raises
+    ------
+    ValueError
+        No ``model_type``, one that no family serves, a value out of range, or a switch that
+        changes the function and is not computed here.
+    """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"{where}: expected a JSON object, found {type(config).__name__}")
+    model_type = config.get("model_type")
+    served = {name: family for family in FAMILIES for name in family.model_types}
+    if not isinstance(model_type, str) or model_type not in served:
+        raise ValueError(
+            f"{where}: model_type is {model_type!r}, expected one of {', '.join(sorted(served))}"
+        )
+    if config.get("quantization_config") is not None:
+        raise ValueError(
+            f"{where}: quantization_config is present: the tensors are packed by another library. "
+            "Use the unquantised model, or a GGUF file of it"
+        )
+    return served[model_type].read_config(config, where)
+
+
+def from_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str] = ()) -> Spec:
+    """Read GGUF metadata.
+
+    Parameters
+    ----------
+    metadata : mapping
+        The file's metadata.
+    where : str
+        The file's name, for messages.
+    tensors : container of str
+        Names of the file's tensors: they say which biases exist and whether the output head is the
+        embedding.
+
+    Returns
+    -------
+    Spec
+
+    Raises
+    ------
+    ValueError
+        As `read_config`, for ``general.architecture``.
+    """
+    architecture = metadata.get("general.architecture")
+    served = {name: family for family in FAMILIES for name in family.architectures}
+    if not isinstance(architecture, str) or architecture not in served:
+        raise ValueError(
+            f"{where}: general.architecture is {architecture!r}, "
+            f"expected one of {', '.join(sorted(served))}"
+        )
+    return served[architecture].read_gguf(metadata, where, tensors)
+
+
+def family_of(spec: Spec) -> Family:
+    """Return the table that `spec` was read by."""
+    return gpt2.FAMILY if spec.family == "gpt2" else llama.FAMILY
