@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -67,11 +67,12 @@ def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        try:
+    except BaseException as err:
+        with suppress(OSError):  # The first error matters more, and a leftover file harms nobody.
             os.unlink(temporary)
-        except OSError:
-            pass  # The first error matters more, and a leftover file harms nobody.
+        if isinstance(err, OSError) and err.errno is not None and err.filename is None:
+            # A full disk says nothing about the file by itself.
+            raise OSError(err.errno, err.strerror, str(target)) from err
         raise
     sync_folder(target.parent)
 

@@ -298,7 +298,7 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
         metadata[key] = cursor.value(cursor.u32(f"value type of {key!r}"), repr(key))
     alignment = metadata.get("general.alignment", 32)
     if (
-        not isinstance(alignment, int)
+        type(alignment) is not int
         or not 0 < alignment <= _MAX_ALIGNMENT
         or alignment & (alignment - 1)
     ):
@@ -356,9 +356,7 @@ def _read_tensor_entry(cursor: _Cursor, index: int, count: int) -> tuple:
     return name, dims, kind, cursor.u64(f"offset of tensor {name!r}")
 
 
-def _placed_tensor(
-    cursor: _Cursor, entry: tuple, data_begin: int, alignment: int
-) -> StoredTensor:
+def _placed_tensor(cursor: _Cursor, entry: tuple, data_begin: int, alignment: int) -> StoredTensor:
     name, dims, kind, offset = entry
     if kind not in GGML_TYPES:
         cursor.fail(f"tensor {name!r} has {describe_unknown(kind)}")
@@ -390,6 +388,8 @@ def _check_overlap(cursor: _Cursor, table: list[tuple], tensors: dict[str, Store
     for offset, name in sorted((entry[3], entry[0]) for entry in table):
         size = tensors[name].data.size
         if size and offset < end:
-            cursor.fail(f"tensor {name!r} at offset {offset} overlaps {previous!r}, ending at {end}")
+            cursor.fail(
+                f"tensor {name!r} at offset {offset} overlaps {previous!r}, ending at {end}"
+            )
         if size:
             end, previous = offset + size, name

@@ -38,7 +38,9 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(f"{os.fspath(path)}: expected a file, got a folder")
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{os.fspath(path)}: expected a regular file, got a pipe, socket or device")
+            raise OSError(
+                f"{os.fspath(path)}: expected a regular file, got a pipe, socket or device"
+            )
     except BaseException:
         os.close(fd)
         raise

@@ -141,9 +141,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
     header = mapped[8 : 8 + length].tobytes()
     if header[:1] != b"{":
         raise ValueError(f"{where}: header starts with {header[:1]!r}, expected b'{{'")
-    entries = parse_json(
-        header, where=f"{where}: header", max_bytes=MAX_HEADER_BYTES, max_depth=8
-    )
+    entries = parse_json(header, where=f"{where}: header", max_bytes=MAX_HEADER_BYTES, max_depth=8)
     if not isinstance(entries, dict):
         raise ValueError(f"{where}: the header is not a JSON object")
     metadata = _checked_metadata(entries.pop("__metadata__", None), where)

@@ -1,0 +1,10 @@
+"""Soft prompts: the value, its files, its fit to a model, and its nearest vocabulary tokens."""
+
+from .mismatch import PromptModelMismatchWarning
+from .soft_prompt import SoftPrompt, validate_prompt_array
+
+__all__ = [
+    "PromptModelMismatchWarning",
+    "SoftPrompt",
+    "validate_prompt_array",
+]

@@ -1,0 +1,76 @@
+"""Does a prompt fit a model? Another width cannot work; other weights can, but are worth a warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+
+class PromptModelMismatchWarning(UserWarning):
+    """A soft prompt is used with another model than it was trained for."""
+
+
+def check_prompt_model(
+    num_virtual_tokens: int,
+    hidden_size: int,
+    base_model: Mapping[str, object] | None,
+    model: object,
+    *,
+    stacklevel: int = 3,
+) -> None:
+    """Compare what is known of a prompt's model with a model.
+
+    Parameters
+    ----------
+    num_virtual_tokens, hidden_size : int
+        Shape of the prompt.
+    base_model : mapping, optional
+        Facts about the model that the prompt was made for; of its keys `vocab_size`, `family` and
+        `fingerprint` are compared. Absent ones and None match anything, and so does any `name_or_path`.
+    model : object
+        With `config.hidden_size`, `config.vocab_size`, `config.family` and `fingerprint`.
+    stacklevel : int
+        Frames between the warning and the caller to blame.
+
+    Raises
+    ------
+    ValueError
+        If the widths differ.
+
+    Warns
+    -----
+    PromptModelMismatchWarning
+        If vocabulary size, family or fingerprint of the weights differ; one warning names them all.
+    """
+    config = model.config
+    if hidden_size != config.hidden_size:
+        raise ValueError(
+            f"soft prompt of shape [{num_virtual_tokens}, {hidden_size}]: the model's hidden_size is "
+            f"{config.hidden_size}, expected the same width; the prompt was made for "
+            f"{_name(base_model)}"
+        )
+    if not base_model:
+        return
+    differences = [
+        f"{key} {base_model[key]!r}, the model has {getattr(config, key)!r}"
+        for key in ("family", "vocab_size")
+        if base_model.get(key) is not None and base_model[key] != getattr(config, key)
+    ]
+    # The fingerprint reads weights: ask for it only where it decides something.
+    made_for = base_model.get("fingerprint")
+    if made_for is not None and not differences and made_for != model.fingerprint:
+        differences.append(
+            f"weights of fingerprint {str(made_for)[:12]}, the model has {model.fingerprint[:12]}"
+        )
+    if differences:
+        warnings.warn(
+            f"the soft prompt was made for {_name(base_model)} with {'; '.join(differences)}. "
+            "Its results may be worse than those it was saved with.",
+            PromptModelMismatchWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _name(base_model: Mapping[str, object] | None) -> str:
+    name = (base_model or {}).get("name_or_path")
+    return repr(name) if name else "another model"

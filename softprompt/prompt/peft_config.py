@@ -1,0 +1,165 @@
+"""PEFT's `adapter_config.json` for prompt tuning: written, and read with checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CONFIG_MAX_BYTES = 1024 * 1024
+MAX_VIRTUAL_TOKENS = 1_000_000
+
+# The first version with this set of keys. Later ones fill in what they add.
+_KEYS_OF_PEFT = "0.18.0"
+_PEFT_TYPE = "PROMPT_TUNING"
+_SEQ2SEQ = "SEQ_2_SEQ_LM"
+_TASK_TYPES = ("CAUSAL_LM", _SEQ2SEQ, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+
+
+def peft_config(
+    num_virtual_tokens: int,
+    hidden_size: int,
+    training: Mapping[str, object] | None,
+    base_model: Mapping[str, object] | None,
+) -> dict[str, object]:
+    """Build the configuration that PEFT loads a prompt with.
+
+    Parameters
+    ----------
+    num_virtual_tokens, hidden_size : int
+        Shape of the prompt.
+    training : mapping, optional
+        `init` of `{"text": ...}` is recorded as a TEXT start, if `base_model` names its tokenizer in
+        `tokenizer_name_or_path`. PEFT refuses to load a TEXT start without both; any other is RANDOM.
+    base_model : mapping, optional
+        `name_or_path`, `revision`, `num_layers`, `num_attention_heads`, `task_type` are recorded.
+
+    Returns
+    -------
+    dict
+        All fields of `PromptTuningConfig`, as after `save_pretrained`.
+    """
+    base_model = base_model or {}
+
+    def fact(key: str, kind: type) -> object:
+        value = base_model.get(key)
+        return value if type(value) is kind else None
+
+    init = (training or {}).get("init")
+    text = init.get("text") if isinstance(init, Mapping) else None
+    tokenizer = fact("tokenizer_name_or_path", str)
+    has_text_start = isinstance(text, str) and bool(tokenizer)
+    task_type = base_model.get("task_type")
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": fact("name_or_path", str),
+        "inference_mode": True,
+        "modules_to_save": None,
+        "num_attention_heads": fact("num_attention_heads", int),
+        "num_layers": fact("num_layers", int),
+        # One even for encoder-decoder models: only the encoder's rows are stored.
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": num_virtual_tokens,
+        "peft_type": _PEFT_TYPE,
+        "peft_version": _KEYS_OF_PEFT,
+        "prompt_tuning_init": "TEXT" if has_text_start else "RANDOM",
+        "prompt_tuning_init_text": text if has_text_start else None,
+        "revision": fact("revision", str),
+        "task_type": task_type if task_type in _TASK_TYPES else "CAUSAL_LM",
+        "token_dim": hidden_size,
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": tokenizer if has_text_start else None,
+    }
+
+
+@dataclass(frozen=True)
+class PeftFacts:
+    """What an `adapter_config.json` says about a prompt.
+
+    Attributes
+    ----------
+    num_virtual_tokens : int
+    token_dim : int or None
+        Width of a row, where it is given.
+    possible_rows : tuple of int
+        How many rows the tensor may have: PEFT stores unused rows for a decoder, too.
+    config : dict
+        The whole configuration.
+    """
+
+    num_virtual_tokens: int
+    token_dim: int | None
+    possible_rows: tuple[int, ...]
+    config: dict
+
+    def base_model(self) -> dict[str, object] | None:
+        """Return the facts about the base model, as `SoftPrompt.base_model` has them."""
+        names = {
+            "name_or_path": ("base_model_name_or_path", str),
+            "revision": ("revision", str),
+            "hidden_size": ("token_dim", int),
+            "num_layers": ("num_layers", int),
+            "num_attention_heads": ("num_attention_heads", int),
+            "task_type": ("task_type", str),
+        }
+        facts = {
+            ours: self.config[theirs]
+            for ours, (theirs, kind) in names.items()
+            if type(self.config.get(theirs)) is kind
+        }
+        return facts or None
+
+
+def read_peft_config(config: object, where: str) -> PeftFacts:
+    """Check a parsed `adapter_config.json`.
+
+    Parameters
+    ----------
+    config : object
+        What the JSON gave.
+    where : str
+        The file, for messages.
+
+    Returns
+    -------
+    PeftFacts
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind than prompt tuning, or a count is missing, no integer or out of range.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(config).__name__}")
+    kind = config.get("peft_type")
+    if kind != _PEFT_TYPE:
+        raise ValueError(f"{where}: peft_type {_short(kind)}, expected '{_PEFT_TYPE}'")
+    tokens = _count(config, "num_virtual_tokens", where, MAX_VIRTUAL_TOKENS)
+    if tokens is None:
+        raise ValueError(f"{where}: num_virtual_tokens is missing, expected an integer from 1")
+    submodules = _count(config, "num_transformer_submodules", where, 2)
+    task_type = config.get("task_type")
+    if task_type is not None and task_type not in _TASK_TYPES:
+        raise ValueError(
+            f"{where}: task_type {_short(task_type)}, expected one of {', '.join(_TASK_TYPES)}"
+        )
+    if submodules is not None:
+        possible = (tokens * submodules,)
+    else:
+        possible = (tokens, 2 * tokens) if task_type == _SEQ2SEQ else (tokens,)
+    return PeftFacts(tokens, _count(config, "token_dim", where, 2**31 - 1), possible, config)
+
+
+def _count(config: dict, key: str, where: str, limit: int) -> int | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= limit:
+        raise ValueError(f"{where}: {key} {_short(value)}, expected an integer from 1 to {limit}")
+    return value
+
+
+def _short(value: object) -> str:
+    if type(value) is int and abs(value) >= 10**30:
+        return f"of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "..."
