@@ -86,14 +86,14 @@ gather(const view *v, float *rows, const float *matrix, float scale)
 }
 
 static void
-scatter(const view *v, float *matrix, const float *rows, float scale, int only_wanted)
+scatter(const view *v, float *matrix, const float *rows, float scale, int only_virtual)
 {
     size_t width = (size_t)v->group * (size_t)v->a->head_dim;
     float *to = matrix + (int64_t)v->block->first * v->q_width
                 + (int64_t)v->kv_head * (int64_t)width;
     const sp_query *query = v->a->queries + v->block->first;
     for (int32_t i = 0; i < v->block->count; i++, to += v->q_width, rows += width) {
-        if (!only_wanted || query[i].want_dq) {
+        if (!only_virtual || query[i].is_virtual) {
             for (size_t j = 0; j < width; j++) {
                 to[j] = scale * rows[j];
             }
@@ -238,6 +238,7 @@ typedef struct {
     float *scratch;
     size_t scratch_floats;
     float *strands; /* [num_strands][dk, dv][shared_rows, kv_width] */
+    int only_virtual;
 } backward_job;
 
 static float *
@@ -268,7 +269,7 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
     gather(&v, dmixed, job->dout, 1.0f);
     scores_of(&v, p, queries, 0);
     scores_of(&v, ds, dmixed, 1);
-    int want_dq = 0;
+    int want_dq = !job->only_virtual;
     for (int32_t r = 0; r < rows; r++) {
         int32_t i = v.block->first + r / v.group, head = v.kv_head * v.group + r % v.group;
         int32_t seen = v.block->ancestor_rows + a->queries[i].visible;
@@ -277,7 +278,7 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
         kernels->softmax_backward(drow, row, seen);
         memset(row + seen, 0, (size_t)(v.keys - seen) * sizeof *row);
         memset(drow + seen, 0, (size_t)(v.keys - seen) * sizeof *drow);
-        want_dq |= a->queries[i].want_dq;
+        want_dq |= a->queries[i].is_virtual;
     }
     walk state = {0};
     part t;
@@ -300,7 +301,7 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
     }
     if (want_dq) {
         mixture_of(&v, dqueries, ds, 1);
-        scatter(&v, job->dq, dqueries, a->scale, 1);
+        scatter(&v, job->dq, dqueries, a->scale, job->only_virtual);
     }
 }
 
@@ -339,11 +340,11 @@ add_strands_task(void *argument, int task, int thread)
 void
 sp_attention_backward(sp_team *team, const sp_attention *a, const sp_span *spans, float *dq,
                       const float *dout, const float *q, const float *lse, float *scratch,
-                      float *strands)
+                      float *strands, int only_virtual)
 {
     backward_job job = {.a = a, .spans = spans, .dq = dq, .dout = dout, .q = q, .lse = lse,
                         .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 1),
-                        .strands = strands};
+                        .strands = strands, .only_virtual = only_virtual};
     memset(strands, 0, sp_attention_strand_floats(a) * sizeof *strands);
     sp_team_run(team, a->num_strands * a->num_kv_heads, backward_task, &job);
     if (a->shared_rows > 0) {

@@ -24,7 +24,7 @@ typedef struct {
 typedef struct {
     int32_t own;      /* span of its segment */
     int32_t visible;  /* rows of that span that it sees: its index in the segment + 1 */
-    int32_t want_dq;
+    int32_t is_virtual; /* its segment holds virtual tokens */
 } sp_query;
 
 typedef struct {
@@ -43,6 +43,7 @@ typedef struct {
     const int32_t *ancestors;     /* spans, root first, of all blocks one after the other */
     const int32_t *strand_starts; /* [num_strands + 1] blocks of one strand of the backward pass */
     int32_t shared_rows;          /* rows of all spans that several strands add to */
+    const int32_t *shared;        /* [num_spans] see sp_span, or NULL: forward only */
     int32_t num_spans;
 } sp_attention;
 
@@ -59,10 +60,10 @@ size_t sp_attention_strand_floats(const sp_attention *attention);
  * scratch [threads][sp_attention_scratch]. */
 void sp_attention_forward(sp_team *team, const sp_attention *attention, const sp_span *spans,
                           float *out, float *lse, const float *q, float *scratch);
-/* dq [num_queries, num_heads * head_dim] is overwritten where wanted; spans' dk, dv +=.
- * dout may be dq itself. strands [sp_attention_strand_floats]. */
+/* dq [num_queries, num_heads * head_dim] is overwritten, with `only_virtual` in the rows of such
+ * queries alone; spans' dk, dv +=. dout may be dq itself. strands [sp_attention_strand_floats]. */
 void sp_attention_backward(sp_team *team, const sp_attention *attention, const sp_span *spans,
                            float *dq, const float *dout, const float *q, const float *lse,
-                           float *scratch, float *strands);
+                           float *scratch, float *strands, int only_virtual);
 
 #endif

@@ -1,0 +1,30 @@
+/* The memory of one caller: workspace and resident segments. */
+#ifndef SP_MODEL_CONTEXT_H
+#define SP_MODEL_CONTEXT_H
+
+#include "model.h"
+#include "pack.h"
+
+typedef struct {
+    int32_t in_use;
+    int32_t capacity;
+    int32_t children;
+} sp_resident;
+
+struct sp_context {
+    const sp_model *model;  /* borrowed */
+    char *workspace;        /* owned, kept between calls */
+    size_t workspace_bytes;
+    int32_t num_segments;   /* length of the two tables */
+    sp_segment *segments;   /* k, v owned: one block, [2][L][capacity, kv_width] */
+    sp_resident *residents;
+    size_t resident_bytes;
+};
+
+/* At least `bytes` of workspace; what it held before is lost. */
+sp_status sp_context_workspace(sp_context *context, size_t bytes, sp_error *error);
+sp_status sp_options_check(const sp_options *options, sp_error *error);
+/* The poll function's answer as a status. */
+sp_status sp_poll_now(const sp_options *options, sp_error *error);
+
+#endif

@@ -1,0 +1,60 @@
+/* Segments, and packs: rows of some segments that are computed together. */
+#ifndef SP_MODEL_PACK_H
+#define SP_MODEL_PACK_H
+
+#include "../kernels/attention.h"
+#include "../softprompt.h"
+
+typedef struct {
+    int32_t parent; /* a segment, or -1 */
+    int32_t base;   /* rows before it on its path: the position of its first row */
+    int32_t length; /* rows that it has */
+    int32_t has_virtual;
+    int32_t needs_grad; /* it or an ancestor holds virtual tokens */
+    /* Keys and values of layer l start at k + l * stride, v + l * stride; row stride kv_width. */
+    float *k, *v;
+    size_t stride;
+    /* Their gradients, likewise (stride 0: one layer at a time); NULL: not wanted. */
+    float *dk, *dv;
+    size_t dstride;
+} sp_segment;
+
+/* Rows row .. row + count - 1 of a pack are the rows first .. of a segment. */
+typedef struct {
+    int32_t segment;
+    int32_t first;
+    int32_t row;
+    int32_t count;
+} sp_part;
+
+/* What is computed together, and who attends to what. Owns its arrays. */
+typedef struct {
+    int32_t num_rows;      /* n */
+    int32_t num_parts;
+    int32_t num_head_rows; /* m: rows whose logits are wanted */
+    int32_t num_virtual;   /* rows that are virtual tokens */
+    int32_t num_spans;     /* segments of the parts, and all their ancestors */
+    int32_t needs_grad;
+    const int32_t *symbols; /* [n], borrowed */
+    sp_part *parts;         /* [num_parts] */
+    int32_t *positions;     /* [n] */
+    int32_t *head_rows;     /* [m], rising */
+    int32_t *virtual_rows;  /* [num_virtual], rising */
+    int32_t *span_segments; /* [num_spans] */
+    sp_attention all;       /* every row asks */
+    sp_attention head;      /* the head rows ask: the last layer */
+} sp_pack;
+
+/* Builds a pack from its parts (copied) and head rows (pack rows, copied). span_of
+ * [number of segments] holds -1 everywhere, before and after. On failure nothing is left behind.
+ */
+sp_status sp_pack_build(sp_pack *pack, const sp_spec *spec, const sp_segment *segments,
+                        int32_t num_parts, const sp_part *parts, const int32_t *symbols,
+                        int32_t num_head_rows, const int32_t *head_rows, int32_t *span_of,
+                        sp_error *error);
+void sp_pack_free(sp_pack *pack);
+/* The spans of one layer; spans [num_spans]. */
+void sp_pack_spans(const sp_pack *pack, const sp_attention *attention, const sp_segment *segments,
+                   int32_t layer, int only_virtual, sp_span *spans);
+
+#endif

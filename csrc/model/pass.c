@@ -1,0 +1,137 @@
+#include "pass.h"
+
+void
+sp_extent_add(sp_extent *extent, const sp_pack *pack)
+{
+    extent->rows = sp_max32(extent->rows, pack->num_rows);
+    extent->head_rows = sp_max32(extent->head_rows, pack->num_head_rows);
+    extent->virtual_rows = sp_max32(extent->virtual_rows, pack->num_virtual);
+    extent->spans = sp_max32(extent->spans, pack->num_spans);
+    const sp_attention *both[] = {&pack->all, &pack->head};
+    for (int i = 0; i < 2; i++) {
+        size_t floats = sp_attention_scratch(both[i], extent->want_grad);
+        size_t strands = extent->want_grad ? sp_attention_strand_floats(both[i]) : 0;
+        extent->attention_floats = floats > extent->attention_floats ? floats
+                                                                     : extent->attention_floats;
+        extent->strand_floats = strands > extent->strand_floats ? strands : extent->strand_floats;
+    }
+}
+
+void
+sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_threads)
+{
+    const sp_spec *spec = &pass->model->spec;
+    size_t n = (size_t)extent->rows, m = (size_t)extent->head_rows;
+    size_t p = (size_t)extent->virtual_rows, d = (size_t)spec->hidden_size;
+    size_t f = (size_t)spec->intermediate_size;
+    size_t half = spec->positions == SP_POSITIONS_ROTARY ? (size_t)spec->rotary_dim / 2 : 0;
+    size_t q = (size_t)pass->model->q_width, kv = (size_t)pass->model->kv_width;
+    pass->spans = (sp_span *)(void *)sp_arena_take(
+        arena, (size_t)extent->spans * (sizeof(sp_span) / sizeof(float) + 1));
+    pass->cos = sp_arena_take(arena, n * half);
+    pass->sin = sp_arena_take(arena, n * half);
+    pass->hidden = sp_arena_take(arena, n * d);
+    pass->wide = sp_arena_take(arena, n * f);
+    pass->mixed = sp_arena_take(arena, n * q);
+    pass->few = sp_arena_take(arena, m * d);
+    pass->top = sp_arena_take(arena, m * d);
+    pass->attention = sp_arena_take(arena, sp_mul((size_t)num_threads, extent->attention_floats));
+    if (extent->want_grad) {
+        pass->wide2 = sp_arena_take(arena, spec->gated ? n * f : 0);
+        pass->dx = sp_arena_take(arena, n * d);
+        pass->strands = sp_arena_take(arena, extent->strand_floats);
+        pass->virtual_dh = sp_arena_take(arena, p * d);
+        pass->virtual_x = sp_arena_take(arena, p * d);
+        pass->virtual_dx = sp_arena_take(arena, p * d);
+        pass->virtual_dq = sp_arena_take(arena, p * q);
+        pass->virtual_dk = sp_arena_take(arena, p * kv);
+        pass->virtual_dv = sp_arena_take(arena, p * kv);
+        pass->virtual_stats = sp_arena_take(arena, p * 2);
+    }
+}
+
+/* Places of one layer's arrays, one after the other; `base` NULL: only the size is wanted. */
+static size_t
+layer_layout(sp_saved *saved, float *base, const sp_model *model, size_t n, size_t r)
+{
+    const sp_spec *spec = &model->spec;
+    size_t d = (size_t)spec->hidden_size, f = (size_t)spec->intermediate_size, at = 0;
+    const struct {
+        float **place;
+        size_t floats;
+    } arrays[] = {
+        {&saved->x, n * d},
+        {&saved->mean1, n},
+        {&saved->rstd1, n},
+        {&saved->q, r * (size_t)model->q_width},
+        {&saved->lse, r * (size_t)spec->num_heads},
+        {&saved->x_mid, r * d},
+        {&saved->mean2, r},
+        {&saved->rstd2, r},
+        {&saved->gate, spec->gated ? r * f : 0},
+        {&saved->up, r * f},
+    };
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
+        *arrays[i].place = base == NULL ? NULL : base + at;
+        at += (arrays[i].floats + 15) / 16 * 16;
+    }
+    return at;
+}
+
+void
+sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model,
+                     const sp_pack *pack, sp_keep keep)
+{
+    size_t n = (size_t)pack->num_rows, m = (size_t)pack->num_head_rows;
+    size_t layers = (size_t)model->spec.num_layers, kv = (size_t)model->kv_width;
+    int saves = keep == SP_KEEP_LAYERS || keep == SP_KEEP_ALL;
+    sp_saved unused;
+    size_t stride = layer_layout(&unused, NULL, model, n, n);
+    size_t last = layer_layout(&unused, NULL, model, n, m);
+    *act = (sp_activations){.keep = keep, .n = pack->num_rows, .m = pack->num_head_rows};
+    act->layer_stride = saves ? stride : 0;
+    act->layers = sp_arena_take(arena, saves ? sp_add(sp_mul(layers - 1, stride), last)
+                                             : (layers > 1 ? stride : last));
+    act->kv_stride = saves || keep == SP_KEEP_KEYS ? n * kv : 0;
+    act->k = sp_arena_take(arena, sp_mul(act->kv_stride > 0 ? layers : 1, n * kv));
+    act->v = sp_arena_take(arena, sp_mul(act->kv_stride > 0 ? layers : 1, n * kv));
+    if (saves) {
+        act->dkv_stride = keep == SP_KEEP_ALL ? n * kv : 0;
+        act->dk = sp_arena_take(arena, sp_mul(act->dkv_stride > 0 ? layers : 1, n * kv));
+        act->dv = sp_arena_take(arena, sp_mul(act->dkv_stride > 0 ? layers : 1, n * kv));
+        act->dtop = sp_arena_take(arena, m * (size_t)model->spec.hidden_size);
+    }
+}
+
+sp_saved
+sp_activations_layer(const sp_activations *act, const sp_model *model, int32_t layer)
+{
+    sp_saved saved;
+    int last = layer == model->spec.num_layers - 1;
+    layer_layout(&saved, act->layers + (size_t)layer * act->layer_stride, model, (size_t)act->n,
+                 (size_t)(last ? act->m : act->n));
+    return saved;
+}
+
+void
+sp_activations_bind(const sp_activations *act, const sp_pack *pack, const sp_model *model,
+                    sp_segment *segments)
+{
+    for (int32_t p = 0; p < pack->num_parts; p++) {
+        sp_segment *segment = &segments[pack->parts[p].segment];
+        size_t at = (size_t)pack->parts[p].row * (size_t)model->kv_width;
+        int wanted = act->dk != NULL && segment->needs_grad;
+        segment->k = act->k + at;
+        segment->v = act->v + at;
+        segment->stride = act->kv_stride;
+        segment->dk = wanted ? act->dk + at : NULL;
+        segment->dv = wanted ? act->dv + at : NULL;
+        segment->dstride = act->dkv_stride;
+    }
+}
+
+void
+sp_pass_rows(sp_pass *pass, int32_t rows, sp_task *task, void *job)
+{
+    sp_team_run(pass->team, (rows + SP_ROW_BLOCK - 1) / SP_ROW_BLOCK, task, job);
+}

@@ -1,0 +1,85 @@
+/* One pass over packs: the memory that they share, and the memory of one pack. */
+#ifndef SP_MODEL_PASS_H
+#define SP_MODEL_PASS_H
+
+#include "../base/arena.h"
+#include "../base/team.h"
+#include "../kernels/kernels.h"
+#include "model.h"
+#include "pack.h"
+
+/* The largest sizes among the packs of a pass. */
+typedef struct {
+    int32_t rows, head_rows, virtual_rows, spans;
+    size_t attention_floats; /* scratch of one thread */
+    size_t strand_floats;
+    int want_grad;
+} sp_extent;
+
+/* Shared by the packs of a pass one after the other. n, m, p are the extent's row counts. */
+typedef struct {
+    const sp_model *model;
+    const sp_kernels *kernels;
+    sp_team *team;
+    sp_segment *segments;
+    sp_span *spans;          /* [spans] */
+    float *cos, *sin;        /* [n, rotary_dim / 2], of the present pack */
+    float *hidden;           /* [n, d] normalised rows, or their gradient */
+    float *wide, *wide2;     /* [n, f] activations, gradients of up and gate */
+    float *mixed;            /* [n, q_width] attention output; gradient of it and of q */
+    float *dx;               /* [n, d] gradient of a layer's output */
+    float *few, *top;        /* [m, d] gathered rows; output of the last layer */
+    float *attention;        /* [threads][attention_floats] */
+    float *strands;
+    float *virtual_dh, *virtual_x, *virtual_dx; /* [p, d] */
+    float *virtual_dq;       /* [p, q_width] */
+    float *virtual_dk, *virtual_dv; /* [p, kv_width] */
+    float *virtual_stats;    /* [2, p] */
+} sp_pass;
+
+/* How long a pack's memory has to live. */
+typedef enum {
+    SP_KEEP_NOTHING = 0, /* forward only */
+    SP_KEEP_KEYS,        /* forward only, but descendants of other packs read keys and values */
+    SP_KEEP_LAYERS,      /* backward follows at once */
+    SP_KEEP_ALL,         /* backward follows after other packs have added to the keys' gradients */
+    SP_KEEP_RESIDENT,    /* forward only, keys and values go to the segments' own memory */
+} sp_keep;
+
+/* What one layer keeps for its backward pass; r is n, in the last layer m. */
+typedef struct {
+    float *x;            /* [n, d] input */
+    float *mean1, *rstd1; /* [n] */
+    float *q;            /* [r, q_width], rotated */
+    float *lse;          /* [r, num_heads] */
+    float *x_mid;        /* [r, d] after attention */
+    float *mean2, *rstd2; /* [r] */
+    float *gate, *up;    /* [r, f] before the activation; gate only where gated */
+} sp_saved;
+
+typedef struct {
+    sp_keep keep;
+    int32_t n, m;
+    float *layers;        /* sp_saved of all layers, or of one in use after the other */
+    size_t layer_stride;  /* 0: one for all */
+    float *k, *v;         /* [L or 1][n, kv_width] */
+    size_t kv_stride;
+    float *dk, *dv;       /* [L or 1][n, kv_width] */
+    size_t dkv_stride;
+    float *dtop;          /* [m, d] gradient of the last layer's output */
+} sp_activations;
+
+void sp_extent_add(sp_extent *extent, const sp_pack *pack);
+void sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_threads);
+void sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model,
+                          const sp_pack *pack, sp_keep keep);
+sp_saved sp_activations_layer(const sp_activations *act, const sp_model *model, int32_t layer);
+/* Tells the pack's segments where their keys, values and gradients are (not SP_KEEP_RESIDENT). */
+void sp_activations_bind(const sp_activations *act, const sp_pack *pack, const sp_model *model,
+                         sp_segment *segments);
+
+/* Calls task over rows in blocks of a fixed size. */
+enum { SP_ROW_BLOCK = 16 };
+void sp_pass_rows(sp_pass *pass, int32_t rows, sp_task *task, void *job);
+
+#endif

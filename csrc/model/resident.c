@@ -1,0 +1,247 @@
+/* Segments whose keys and values stay between calls: the cache of generation. */
+#include <string.h>
+
+#include "../base/alloc.h"
+#include "../base/status.h"
+#include "context.h"
+#include "head.h"
+#include "layer.h"
+#include "schedule.h"
+
+static sp_status
+find(const sp_context *context, int32_t segment, const char *name, sp_error *error)
+{
+    if (segment < 0 || segment >= context->num_segments || !context->residents[segment].in_use) {
+        return sp_fail(error, SP_INVALID, "%s = %d is not a resident segment", name, segment);
+    }
+    return SP_OK;
+}
+
+/* A free place in the tables, which grow by doubling. */
+static sp_status
+free_place(sp_context *context, int32_t *place, sp_error *error)
+{
+    for (int32_t s = 0; s < context->num_segments; s++) {
+        if (!context->residents[s].in_use) {
+            *place = s;
+            return SP_OK;
+        }
+    }
+    int32_t old = context->num_segments, new = old == 0 ? 16 : old * 2;
+    if (old > INT32_MAX / 2) {
+        return sp_fail(error, SP_OVERFLOW, "more than %d resident segments", old);
+    }
+    sp_segment *segments = sp_alloc_zeroed((size_t)new, sizeof *segments);
+    sp_resident *residents = sp_alloc_zeroed((size_t)new, sizeof *residents);
+    if (segments == NULL || residents == NULL) {
+        sp_free(segments);
+        sp_free(residents);
+        return sp_fail(error, SP_NO_MEMORY, "no memory for %d resident segments", new);
+    }
+    if (old > 0) {
+        memcpy(segments, context->segments, (size_t)old * sizeof *segments);
+        memcpy(residents, context->residents, (size_t)old * sizeof *residents);
+    }
+    sp_free(context->segments);
+    sp_free(context->residents);
+    context->segments = segments;
+    context->residents = residents;
+    context->num_segments = new;
+    *place = old;
+    return SP_OK;
+}
+
+static size_t
+resident_floats(const sp_context *context, int32_t capacity)
+{
+    return sp_mul(sp_mul((size_t)context->model->spec.num_layers * 2, (size_t)capacity),
+                  (size_t)context->model->kv_width);
+}
+
+sp_status
+sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
+                  sp_error *error)
+{
+    int32_t base = 0;
+    if (parent != -1) {
+        SP_TRY(find(context, parent, "parent", error));
+        base = context->segments[parent].base + context->segments[parent].length;
+    }
+    if (capacity < 1 || capacity > context->model->spec.max_positions - base) {
+        return sp_fail(error, SP_INVALID,
+                       "capacity = %d: expected 1 to %d, what the context of %d rows leaves",
+                       capacity, context->model->spec.max_positions - base,
+                       context->model->spec.max_positions);
+    }
+    int32_t place;
+    SP_TRY(free_place(context, &place, error));
+    size_t floats = resident_floats(context, capacity);
+    float *keys = sp_alloc(floats, sizeof(float));
+    if (keys == NULL) {
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the keys and values of %d rows",
+                       capacity);
+    }
+    context->segments[place] = (sp_segment){
+        .parent = parent,
+        .base = base,
+        .k = keys,
+        .v = keys + floats / 2,
+        .stride = (size_t)capacity * (size_t)context->model->kv_width,
+    };
+    context->residents[place] = (sp_resident){.in_use = 1, .capacity = capacity};
+    context->resident_bytes += floats * sizeof(float);
+    if (parent != -1) {
+        context->residents[parent].children++;
+    }
+    *segment = place;
+    return SP_OK;
+}
+
+sp_status
+sp_segment_release(sp_context *context, int32_t segment, sp_error *error)
+{
+    SP_TRY(find(context, segment, "segment", error));
+    sp_resident *resident = &context->residents[segment];
+    if (resident->children > 0) {
+        return sp_fail(error, SP_INVALID, "segment = %d still has %d children", segment,
+                       resident->children);
+    }
+    if (context->segments[segment].parent != -1) {
+        context->residents[context->segments[segment].parent].children--;
+    }
+    context->resident_bytes -= resident_floats(context, resident->capacity) * sizeof(float);
+    sp_free(context->segments[segment].k);
+    context->segments[segment] = (sp_segment){0};
+    resident->in_use = 0;
+    return SP_OK;
+}
+
+/* The parts of one call, checked; segments are not changed yet. */
+static sp_status
+make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, const int32_t *starts,
+           sp_part *parts, sp_error *error)
+{
+    for (int32_t p = 0; p < num_parts; p++) {
+        SP_TRY(find(context, segments[p], "segment", error));
+        const sp_segment *segment = &context->segments[segments[p]];
+        int32_t count = starts[p + 1] - starts[p];
+        if (starts[0] != 0 || starts[p + 1] <= starts[p]) {
+            return sp_fail(error, SP_INVALID, "part %d has no rows", p);
+        }
+        if (count > context->residents[segments[p]].capacity - segment->length) {
+            return sp_fail(error, SP_INVALID, "segment %d holds %d of %d rows, no room for %d more",
+                           segments[p], segment->length, context->residents[segments[p]].capacity,
+                           count);
+        }
+        if (context->residents[segments[p]].children > 0 && segment->length > 0) {
+            return sp_fail(error, SP_INVALID, "segment %d has children and cannot grow",
+                           segments[p]);
+        }
+        for (int32_t q = 0; q < p; q++) {
+            if (segments[q] == segments[p]) {
+                return sp_fail(error, SP_INVALID, "segment %d stands in two parts", segments[p]);
+            }
+        }
+        parts[p] = (sp_part){
+            .segment = segments[p], .first = segment->length, .row = starts[p], .count = count};
+    }
+    return SP_OK;
+}
+
+static void
+set_lengths(sp_context *context, int32_t num_parts, const sp_part *parts, int grow)
+{
+    for (int32_t p = 0; p < num_parts; p++) {
+        sp_segment *segment = &context->segments[parts[p].segment];
+        segment->length = parts[p].first + (grow ? parts[p].count : 0);
+    }
+}
+
+static sp_status
+extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_options *options,
+       float *logits, sp_error *error)
+{
+    const sp_model *model = context->model;
+    sp_pass pass = {.model = model, .kernels = sp_kernels_now(), .segments = context->segments};
+    sp_heads heads = {.logits = logits};
+    sp_extent extent = {0};
+    sp_activations act;
+    sp_extent_add(&extent, pack);
+    sp_arena arena = {0};
+    for (int measured = 0; measured < 2; measured++) {
+        sp_pass_place(&pass, &arena, &extent, options->num_threads);
+        sp_heads_place(&heads, &arena, model, extent.head_rows);
+        sp_activations_place(&act, &arena, model, pack, SP_KEEP_RESIDENT);
+        if (measured == 0) {
+            SP_TRY(sp_context_workspace(context, arena.peak, error));
+            arena = (sp_arena){.base = context->workspace};
+        }
+    }
+    pass.team = sp_team_start(options->num_threads);
+    if (pass.team == NULL) {
+        return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", options->num_threads);
+    }
+    sp_status status = SP_OK;
+    sp_embed_forward(&pass, pack, &act, prompt);
+    for (int32_t l = 0; l < model->spec.num_layers && status == SP_OK; l++) {
+        status = sp_poll_now(options, error);
+        if (status == SP_OK) {
+            sp_layer_forward(&pass, pack, &act, l);
+        }
+    }
+    if (status == SP_OK) {
+        sp_heads_run(&heads, &pass, 0, pack->num_head_rows, NULL);
+    }
+    sp_team_stop(pass.team);
+    return status;
+}
+
+sp_status
+sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segments,
+                  const int32_t *starts, const int32_t *symbols, int32_t num_virtual,
+                  const float *prompt, int32_t num_rows, const int32_t *rows,
+                  const sp_options *options, float *logits, sp_error *error)
+{
+    SP_TRY(sp_options_check(options, error));
+    if (num_parts < 1) {
+        return sp_fail(error, SP_INVALID, "num_parts = %d: expected at least 1", num_parts);
+    }
+    int32_t *span_of = sp_alloc((size_t)context->num_segments, sizeof *span_of);
+    sp_part *parts = sp_alloc((size_t)num_parts, sizeof *parts);
+    sp_status status = SP_OK;
+    sp_pack pack;
+    if (span_of == NULL || parts == NULL) {
+        status = sp_fail(error, SP_NO_MEMORY, "no memory for %d parts", num_parts);
+    }
+    if (status == SP_OK) {
+        status = make_parts(context, num_parts, segments, starts, parts, error);
+    }
+    if (status == SP_OK) {
+        status = sp_symbols_check(context->model, symbols, starts[num_parts], num_virtual, prompt,
+                                  error);
+    }
+    for (int32_t r = 0; r < num_rows && status == SP_OK; r++) {
+        if (rows[r] < (r > 0 ? rows[r - 1] + 1 : 0) || rows[r] >= starts[num_parts]) {
+            status = sp_fail(error, SP_INVALID, "rows[%d] = %d: expected rising rows below %d", r,
+                             rows[r], starts[num_parts]);
+        }
+    }
+    if (status == SP_OK) {
+        for (int32_t s = 0; s < context->num_segments; s++) {
+            span_of[s] = -1;
+        }
+        set_lengths(context, num_parts, parts, 1);
+        status = sp_pack_build(&pack, &context->model->spec, context->segments, num_parts, parts,
+                               symbols, num_rows, rows, span_of, error);
+        if (status == SP_OK) {
+            status = extend(context, &pack, prompt, options, logits, error);
+            sp_pack_free(&pack);
+        }
+        if (status != SP_OK) { /* as if it had not been called */
+            set_lengths(context, num_parts, parts, 0);
+        }
+    }
+    sp_free(parts);
+    sp_free(span_of);
+    return status;
+}

@@ -1,0 +1,358 @@
+#include "schedule.h"
+
+#include <string.h>
+
+#include "../base/alloc.h"
+#include "../base/size.h"
+#include "../base/status.h"
+
+sp_status
+sp_symbols_check(const sp_model *model, const int32_t *symbols, int32_t num_rows,
+                 int32_t num_virtual, const float *prompt, sp_error *error)
+{
+    if (num_virtual < 0 || (num_virtual > 0 && prompt == NULL)) {
+        return sp_fail(error, SP_INVALID, "num_virtual = %d without a prompt", num_virtual);
+    }
+    for (int32_t r = 0; r < num_rows; r++) {
+        if (symbols[r] >= model->spec.vocab_size) {
+            return sp_fail(error, SP_INVALID, "row %d: token id %d is not in [0, %d)", r,
+                           symbols[r], model->spec.vocab_size);
+        }
+        if (symbols[r] < -num_virtual) {
+            return sp_fail(error, SP_INVALID, "row %d: virtual token %d is not in [0, %d)", r,
+                           -1 - symbols[r], num_virtual);
+        }
+    }
+    return SP_OK;
+}
+
+sp_status
+sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
+{
+    if (forest->num_segments < 1) {
+        return sp_fail(error, SP_INVALID, "num_segments = %d: expected at least 1",
+                       forest->num_segments);
+    }
+    if (forest->starts[0] != 0) {
+        return sp_fail(error, SP_INVALID, "starts[0] = %d: expected 0", forest->starts[0]);
+    }
+    for (int32_t s = 0; s < forest->num_segments; s++) {
+        int32_t parent = forest->parents[s];
+        if (forest->starts[s + 1] <= forest->starts[s]) {
+            return sp_fail(error, SP_INVALID, "segment %d has no rows", s);
+        }
+        if (parent < -1 || parent >= s) {
+            return sp_fail(error, SP_INVALID, "segment %d: parent %d is not an earlier segment", s,
+                           parent);
+        }
+        /* Depth first: the parent is the segment before, or one of that one's ancestors. */
+        int32_t ancestor = s - 1;
+        while (ancestor > parent) {
+            ancestor = forest->parents[ancestor];
+        }
+        if (ancestor != parent) {
+            return sp_fail(error, SP_INVALID, "segment %d: parent %d is not in depth-first order",
+                           s, parent);
+        }
+    }
+    return sp_symbols_check(model, forest->symbols, forest->starts[forest->num_segments],
+                            forest->num_virtual, forest->prompt, error);
+}
+
+static sp_status
+make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
+              sp_error *error)
+{
+    for (int32_t s = 0; s < forest->num_segments; s++) {
+        sp_segment *segment = &schedule->segments[s];
+        int32_t parent = forest->parents[s];
+        *segment = (sp_segment){.parent = parent,
+                                .length = forest->starts[s + 1] - forest->starts[s]};
+        for (int32_t r = forest->starts[s]; r < forest->starts[s + 1]; r++) {
+            segment->has_virtual |= forest->symbols[r] < 0;
+        }
+        segment->needs_grad = segment->has_virtual;
+        if (parent >= 0) {
+            segment->base = schedule->segments[parent].base + schedule->segments[parent].length;
+            segment->needs_grad |= schedule->segments[parent].needs_grad;
+        }
+        if (segment->length > model->spec.max_positions - segment->base) {
+            return sp_fail(error, SP_INVALID,
+                           "a sequence of %lld rows is longer than the model's context of %d",
+                           (long long)segment->base + segment->length, model->spec.max_positions);
+        }
+    }
+    return SP_OK;
+}
+
+/* Distinct rows of the entries. */
+static sp_status
+find_head_rows(sp_schedule *schedule, int32_t num_entries, const int32_t *rows, int32_t num_rows,
+               sp_error *error)
+{
+    int32_t count = 0;
+    for (int32_t e = 0; e < num_entries; e++) {
+        if (rows[e] < 0 || rows[e] >= num_rows || (e > 0 && rows[e] < rows[e - 1])) {
+            return sp_fail(error, SP_INVALID,
+                           "rows[%d] = %d: expected rows of the forest (%d), not falling", e,
+                           rows[e], num_rows);
+        }
+        if (e == 0 || rows[e] != rows[e - 1]) {
+            schedule->head_rows[count] = rows[e];
+            schedule->entry_starts[count++] = e;
+        }
+    }
+    schedule->entry_starts[count] = num_entries;
+    schedule->num_head_rows = count;
+    return SP_OK;
+}
+
+/* The segment that `row` is in. */
+static int32_t
+segment_of(const sp_forest *forest, int32_t row)
+{
+    int32_t low = 0, high = forest->num_segments - 1;
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        if (forest->starts[middle] <= row) {
+            low = middle;
+        }
+        else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+/* whole[s]: the subtree of s holds a ranking group that its parts do not hold, so that it must be
+ * one pack. The lowest common ancestor is found by walking up from both sides. A group in several
+ * trees has none: then all trees are one pack. */
+static int
+find_whole(uint8_t *whole, int32_t *group_top, const sp_forest *forest, const sp_losses *losses)
+{
+    enum { NONE = -2 };
+    int all = 0;
+    for (int32_t g = 0; g < losses->num_groups; g++) {
+        group_top[g] = NONE;
+    }
+    for (int32_t e = 0; e < losses->num_entries; e++) {
+        int32_t *top = &group_top[losses->choice_groups[losses->choices[e]]];
+        int32_t s = segment_of(forest, losses->rows[e]);
+        if (*top == NONE) {
+            *top = s;
+        }
+        while (*top != s) {
+            if (s > *top) {
+                s = forest->parents[s];
+            }
+            else {
+                *top = forest->parents[*top];
+            }
+        }
+    }
+    for (int32_t g = 0; g < losses->num_groups; g++) {
+        if (group_top[g] == -1) {
+            all = 1;
+        }
+        else if (group_top[g] >= 0) {
+            whole[group_top[g]] = 1;
+        }
+    }
+    return all;
+}
+
+/* first head row at or after `row`. */
+static int32_t
+head_at(const sp_schedule *schedule, int32_t row)
+{
+    int32_t low = 0, high = schedule->num_head_rows;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        if (schedule->head_rows[middle] < row) {
+            low = middle + 1;
+        }
+        else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+typedef struct {
+    int32_t *subtree_rows; /* [num_segments] */
+    int32_t *subtree_end;  /* [num_segments] */
+    int32_t *span_of;      /* [num_segments], -1 */
+    int32_t *group_top;    /* [num_groups] */
+    int32_t *stack;        /* [num_segments] packs that are entered and not left */
+    int32_t *stack_end;    /* [num_segments] first segment after their subtree */
+    int32_t *heads;        /* [head rows] pack rows */
+    sp_part *parts;        /* [num_segments] */
+    uint8_t *whole;        /* [num_segments] */
+} workbench;
+
+static int
+open_workbench(workbench *w, size_t segments, size_t groups, size_t heads)
+{
+    w->subtree_rows = sp_alloc(segments, sizeof(int32_t));
+    w->subtree_end = sp_alloc(segments, sizeof(int32_t));
+    w->span_of = sp_alloc(segments, sizeof(int32_t));
+    w->group_top = sp_alloc(groups, sizeof(int32_t));
+    w->stack = sp_alloc(segments, sizeof(int32_t));
+    w->stack_end = sp_alloc(segments, sizeof(int32_t));
+    w->heads = sp_alloc(heads, sizeof(int32_t));
+    w->parts = sp_alloc(segments, sizeof(sp_part));
+    w->whole = sp_alloc_zeroed(segments, 1);
+    return w->subtree_rows && w->subtree_end && w->span_of && w->group_top && w->stack
+           && w->stack_end && w->heads && w->parts && w->whole;
+}
+
+static void
+close_workbench(workbench *w)
+{
+    sp_free(w->subtree_rows);
+    sp_free(w->subtree_end);
+    sp_free(w->span_of);
+    sp_free(w->group_top);
+    sp_free(w->stack);
+    sp_free(w->stack_end);
+    sp_free(w->heads);
+    sp_free(w->parts);
+    sp_free(w->whole);
+}
+
+/* Adds a pack of the segments begin .. end - 1, and the operation on it. */
+static sp_status
+add_pack(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
+         int32_t begin, int32_t end, sp_op_kind kind, sp_error *error)
+{
+    int32_t first_row = forest->starts[begin];
+    for (int32_t s = begin; s < end; s++) {
+        w->parts[s - begin] = (sp_part){.segment = s,
+                                        .row = forest->starts[s] - first_row,
+                                        .count = schedule->segments[s].length};
+    }
+    int32_t first_head = head_at(schedule, first_row);
+    int32_t num_heads = head_at(schedule, forest->starts[end]) - first_head;
+    for (int32_t h = 0; h < num_heads; h++) {
+        w->heads[h] = schedule->head_rows[first_head + h] - first_row;
+    }
+    int32_t pack = schedule->num_packs;
+    SP_TRY(sp_pack_build(&schedule->packs[pack], &model->spec, schedule->segments, end - begin,
+                         w->parts, forest->symbols + first_row, num_heads, w->heads, w->span_of,
+                         error));
+    schedule->first_head[pack] = first_head;
+    schedule->first_row[pack] = first_row;
+    schedule->num_packs++;
+    schedule->ops[schedule->num_ops++] = (sp_op){kind, pack};
+    return SP_OK;
+}
+
+static sp_status
+cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
+    int all_together, int32_t pack_rows, sp_error *error)
+{
+    int32_t num = forest->num_segments, depth = 0;
+    for (int32_t s = num - 1; s >= 0; s--) {
+        w->span_of[s] = -1;
+        w->subtree_rows[s] = schedule->segments[s].length;
+        w->subtree_end[s] = s + 1;
+    }
+    for (int32_t s = num - 1; s >= 0; s--) { /* children stand behind their parents */
+        int32_t parent = forest->parents[s];
+        if (parent >= 0) {
+            w->subtree_rows[parent] += w->subtree_rows[s];
+            w->subtree_end[parent] = sp_max32(w->subtree_end[parent], w->subtree_end[s]);
+        }
+    }
+    if (all_together) {
+        return add_pack(schedule, model, forest, w, 0, num, SP_RUN, error);
+    }
+    int32_t s = 0;
+    while (s < num || depth > 0) {
+        if (depth > 0 && (s == num || w->stack_end[depth - 1] <= s)) {
+            schedule->ops[schedule->num_ops++] = (sp_op){SP_LEAVE, w->stack[--depth]};
+            continue;
+        }
+        int32_t limit = depth > 0 ? w->stack_end[depth - 1] : num;
+        int32_t rows = 0, end = s;
+        while (end < limit) {
+            int32_t more = w->subtree_rows[end];
+            int indivisible = w->whole[end] || w->subtree_end[end] == end + 1;
+            if ((more > pack_rows && !indivisible) || (rows > 0 && more > pack_rows - rows)) {
+                break;
+            }
+            rows += more;
+            end = w->subtree_end[end];
+        }
+        if (end > s) {
+            SP_TRY(add_pack(schedule, model, forest, w, s, end, SP_RUN, error));
+            s = end;
+        }
+        else {
+            w->stack_end[depth] = w->subtree_end[s];
+            w->stack[depth++] = schedule->num_packs;
+            SP_TRY(add_pack(schedule, model, forest, w, s, s + 1, SP_ENTER, error));
+            s++;
+        }
+    }
+    return SP_OK;
+}
+
+sp_status
+sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
+                  int32_t num_entries, const int32_t *rows, const sp_losses *losses, int want_grad,
+                  int32_t pack_rows, sp_error *error)
+{
+    memset(schedule, 0, sizeof *schedule);
+    size_t num = (size_t)forest->num_segments;
+    int ranking = want_grad && losses != NULL && losses->choices != NULL;
+    workbench w = {0};
+    schedule->num_segments = forest->num_segments;
+    schedule->segments = sp_alloc(num, sizeof *schedule->segments);
+    schedule->ops = sp_alloc(num * 2, sizeof *schedule->ops);
+    schedule->packs = sp_alloc(num, sizeof *schedule->packs);
+    schedule->first_head = sp_alloc(num, sizeof(int32_t));
+    schedule->first_row = sp_alloc(num, sizeof(int32_t));
+    schedule->head_rows = sp_alloc((size_t)num_entries, sizeof(int32_t));
+    schedule->entry_starts = sp_alloc((size_t)num_entries + 1, sizeof(int32_t));
+    sp_status status = SP_OK;
+    if (schedule->segments == NULL || schedule->ops == NULL || schedule->packs == NULL
+        || schedule->first_head == NULL || schedule->first_row == NULL
+        || schedule->head_rows == NULL || schedule->entry_starts == NULL
+        || !open_workbench(&w, num, ranking ? (size_t)losses->num_groups : 0,
+                           (size_t)num_entries)) {
+        status = sp_fail(error, SP_NO_MEMORY, "no memory for the schedule of %d segments",
+                         forest->num_segments);
+    }
+    if (status == SP_OK) {
+        status = make_segments(schedule, model, forest, error);
+    }
+    if (status == SP_OK) {
+        status = find_head_rows(schedule, num_entries, rows, forest->starts[num], error);
+    }
+    if (status == SP_OK) {
+        int all = ranking && find_whole(w.whole, w.group_top, forest, losses);
+        status = cut(schedule, model, forest, &w, all, pack_rows, error);
+    }
+    close_workbench(&w);
+    if (status != SP_OK) {
+        sp_schedule_free(schedule);
+    }
+    return status;
+}
+
+void
+sp_schedule_free(sp_schedule *schedule)
+{
+    for (int32_t p = 0; p < schedule->num_packs; p++) {
+        sp_pack_free(&schedule->packs[p]);
+    }
+    sp_free(schedule->ops);
+    sp_free(schedule->packs);
+    sp_free(schedule->first_head);
+    sp_free(schedule->first_row);
+    sp_free(schedule->segments);
+    sp_free(schedule->head_rows);
+    sp_free(schedule->entry_starts);
+    memset(schedule, 0, sizeof *schedule);
+}
