@@ -81,4 +81,6 @@ def check_finite(name: str, array: np.ndarray) -> None:
     """Raise ValueError, naming the row, if `array` ``[rows, columns]`` has a NaN or an infinity."""
     row = bad_row(array)
     if row is not None:
-        raise ValueError(f"{name} must be finite, but row {row} of {len(array)} has NaN or infinity")
+        raise ValueError(
+            f"{name} must be finite, but row {row} of {len(array)} has NaN or infinity"
+        )
