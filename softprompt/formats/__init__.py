@@ -1,8 +1,8 @@
 """Bounded readers of safetensors, GGUF and JSON files, and atomic writing.
 
-Everything here treats a file as hostile: a length, offset, count or shape is compared with the size of the
-file (or with a stated limit) before it is used, so that a bad file is a `ValueError` that names it, never a
-crash, a hang or a `MemoryError`. Nothing here unpickles.
+Everything here treats a file as hostile: a length, offset, count or shape is compared with the size
+of the file (or with a stated limit) before it is used, so that a bad file is a `ValueError` that
+names it, never a crash, a hang or a `MemoryError`. Nothing here unpickles.
 """
 
 from .atomic import atomic_writer, write_bytes

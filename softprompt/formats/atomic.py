@@ -1,4 +1,4 @@
-"""Writing a file so that its name holds the old content or the new one, whatever happens meanwhile."""
+"""Writing a file so that its name holds the old content or the new one, whatever happens."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
 def atomic_writer(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a file that appears under its name only when it is complete.
 
-    The bytes go to a temporary file in the same folder, which is flushed to the disk and then renamed. An
-    exception in the body, or in any of these steps, removes the temporary file and leaves the old file; a
-    killed process leaves the old file and possibly a temporary one (`.<name>.<random>.tmp`).
+    The bytes go to a temporary file in the same folder, which is flushed to the disk and then
+    renamed. An exception in the body, or in any of these steps, removes the temporary file and
+    leaves the old file; a killed process leaves the old file and possibly a temporary one
+    (`.<name>.<random>.tmp`).
 
     Parameters
     ----------
     path : str or os.PathLike
-        The file to create or replace, in a folder that exists. A symbolic link stays and its target is
-        replaced. The permissions are those of a newly created file (the umask).
+        The file to create or replace, in a folder that exists. A symbolic link stays and its target
+        is replaced. The permissions are those of a newly created file (the umask).
 
     Yields
     ------

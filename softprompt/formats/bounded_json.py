@@ -16,8 +16,8 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 DEFAULT_MAX_DEPTH = 64
 DEFAULT_MAX_VALUES = 4_000_000
 
-# A string, or an unterminated one up to the end of the text. It matches at every quote at its first try, with
-# possessive repeats, so that hostile text costs linear time and no backtracking stack.
+# A string, or an unterminated one up to the end of the text. It matches at every quote at its first
+# try, with possessive repeats, so that hostile text costs linear time and no backtracking stack.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 
 
@@ -80,8 +80,8 @@ def parse_json(
     max_depth : int
         Deepest nesting of arrays and objects accepted.
     max_values : int
-        Most values (array items and object members) accepted. A value takes about 100 bytes of memory
-        however short it is in the text.
+        Most values (array items and object members) accepted. A value takes about 100 bytes of
+        memory however short it is in the text.
 
     Returns
     -------
@@ -91,8 +91,8 @@ def parse_json(
     Raises
     ------
     ValueError
-        If a bound is exceeded, the text is not JSON or not UTF-8, a key occurs twice in an object, or a
-        number is not finite (`NaN`, `Infinity`, `1e999`).
+        If a bound is exceeded, the text is not JSON or not UTF-8, a key occurs twice in an object,
+        or a number is not finite (`NaN`, `Infinity`, `1e999`).
     """
     if len(data) > max_bytes:
         raise ValueError(f"{where}: {len(data)} bytes of JSON, at most {max_bytes} are read")

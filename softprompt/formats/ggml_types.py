@@ -1,7 +1,7 @@
 """The ggml tensor types that a GGUF file can name.
 
-Source: `enum ggml_type` and `type_traits` of ggml (https://github.com/ggml-org/ggml, include/ggml.h and
-src/ggml.c); the tests compare the table with the `gguf` library.
+Source: `enum ggml_type` and `type_traits` of ggml (https://github.com/ggml-org/ggml, include/ggml.h
+and src/ggml.c); the tests compare the table with the `gguf` library.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """GGUF files, versions 2 and 3, little endian: a bounded reader of metadata and tensor table.
 
-Layout: magic, version (uint32), counts of tensors and of metadata pairs (uint64), the pairs, the tensor table,
-padding to `general.alignment`, the tensors' bytes. Source: docs/gguf.md of https://github.com/ggml-org/ggml.
+Layout: magic, version (uint32), counts of tensors and of metadata pairs (uint64), the pairs, the
+tensor table, padding to `general.alignment`, the tensors' bytes. Source: docs/gguf.md of
+https://github.com/ggml-org/ggml.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ _U64 = struct.Struct("<Q")
 class StringArray(Sequence[str]):
     """A GGUF array of strings, decoded when asked for.
 
-    Indexing, slicing (a list), iterating and comparing work as for a list of str; copies and pickles are
-    plain lists.
+    Indexing, slicing (a list), iterating and comparing work as for a list of str; copies and
+    pickles are plain lists.
 
     Raises
     ------
@@ -113,8 +114,8 @@ class GgufFile(Mapping[str, StoredTensor]):
     version : int
         2 or 3.
     metadata : dict
-        Keys to int, float, bool or str; arrays are read-only NumPy views of the file (numbers, bool),
-        `StringArray`, or a list of these (nested arrays).
+        Keys to int, float, bool or str; arrays are read-only NumPy views of the file (numbers,
+        bool), `StringArray`, or a list of these (nested arrays).
     """
 
     def __init__(
@@ -265,8 +266,8 @@ class _Cursor:
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
     """Open a GGUF file.
 
-    The file is mapped; only metadata and tensor table are read. The mapping lives as long as a tensor's data
-    or an array of the metadata does.
+    The file is mapped; only metadata and tensor table are read. The mapping lives as long as a
+    tensor's data or an array of the metadata does.
 
     Parameters
     ----------
@@ -282,10 +283,10 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
     OSError
         If the file cannot be opened.
     ValueError
-        If it breaks the format: magic, version or byte order; a count, length, nesting or offset beyond the
-        file or beyond this reader's limits; a key or tensor name that occurs twice; an unknown ggml type; a
-        row that is no whole number of blocks; tensors that overlap. The message names file, key or tensor,
-        the value and what was expected.
+        If it breaks the format: magic, version or byte order; a count, length, nesting or offset
+        beyond the file or beyond this reader's limits; a key or tensor name that occurs twice; an
+        unknown ggml type; a row that is no whole number of blocks; tensors that overlap. The
+        message names file, key or tensor, the value and what was expected.
     """
     where = str(Path(path))
     cursor = _Cursor(map_file(path), where)
@@ -345,7 +346,7 @@ def _read_preamble(cursor: _Cursor) -> tuple[int, int, int]:
 
 
 def _read_tensor_entry(cursor: _Cursor, index: int, count: int) -> tuple:
-    """Read one row of the tensor table: (name, dims with the fastest first, ggml type id, offset)."""
+    """Read a row of the tensor table: (name, dims with the fastest first, ggml type, offset)."""
     name = cursor.string(f"name of tensor {index} of {count}", MAX_NAME_BYTES)
     rank = cursor.u32(f"rank of tensor {name!r}")
     if not 1 <= rank <= 4:

@@ -30,7 +30,8 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[int, int]:
     OSError
         If the file cannot be opened or is not a regular file.
     """
-    # O_NONBLOCK only keeps the open of a pipe without a writer from blocking; regular files ignore it.
+    # O_NONBLOCK only keeps the open of a pipe without a writer from blocking; regular files ignore
+    # it.
     flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
     fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
     try:
@@ -53,8 +54,9 @@ def map_file(path: str | os.PathLike[str]) -> np.ndarray:
     Parameters
     ----------
     path : str or os.PathLike
-        A regular file that is not empty. Replacing it by a rename while it is mapped is safe; truncating it
-        in place is not (the operating system then kills readers of the missing pages).
+        A regular file that is not empty. Replacing it by a rename while it is mapped is safe;
+        truncating it in place is not (the operating system then kills readers of the missing
+        pages).
 
     Returns
     -------

@@ -1,8 +1,9 @@
 """safetensors files: a bounded reader, and a writer with the bytes of the reference library.
 
 Layout: uint64 length n (little endian), n bytes of JSON
-`{"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, ...}`, then the tensors'
-bytes, row-major, without gaps. Source: the format section of https://github.com/huggingface/safetensors.
+`{"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets": [begin, end]}, ...}`, then
+the tensors' bytes, row-major, without gaps. Source: the format section of
+https://github.com/huggingface/safetensors.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ MAX_HEADER_BYTES = 100_000_000  # The reference library's own limit.
 _MAX_RANK = 64
 _MAX_ELEMENTS = 2**63 - 1
 
-# Bits of an element, in the reference library's order of declaration: it writes the tensors sorted by this
-# order backwards, then by name.
+# Bits of an element, in the reference library's order of declaration: it writes the tensors sorted
+# by this order backwards, then by name.
 _BITS = {
     "BOOL": 8,
     "F4": 4,
@@ -70,7 +71,7 @@ _NAME_OF_NUMPY = {
 
 
 class SafetensorsFile(Mapping[str, StoredTensor]):
-    """An open safetensors file: a mapping from tensor names, in the header's order, to `StoredTensor`.
+    """An open safetensors file: tensor names, in the header's order, to `StoredTensor`.
 
     Attributes
     ----------
@@ -121,9 +122,10 @@ def open_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
     OSError
         If the file cannot be opened.
     ValueError
-        If it breaks the format: a header that is too long, is not JSON or repeats a key; an unknown dtype; a
-        shape, dtype and byte range that disagree; ranges that overlap, leave a gap or do not end with the
-        file. The message names the file, the tensor, the value and what was expected.
+        If it breaks the format: a header that is too long, is not JSON or repeats a key; an unknown
+        dtype; a shape, dtype and byte range that disagree; ranges that overlap, leave a gap or do
+        not end with the file. The message names the file, the tensor, the value and what was
+        expected.
     """
     where = str(Path(path))
     mapped = map_file(path)
@@ -233,8 +235,8 @@ def write_safetensors(
 ) -> None:
     """Write a safetensors file, byte for byte as the reference library does.
 
-    The header is compact, `__metadata__` first, padded with spaces to a multiple of 8 bytes; tensors are
-    ordered by falling width of their type, then by name.
+    The header is compact, `__metadata__` first, padded with spaces to a multiple of 8 bytes;
+    tensors are ordered by falling width of their type, then by name.
 
     Parameters
     ----------

@@ -2,22 +2,24 @@
 
     adapter_config.json        PEFT's configuration, keys of PEFT 0.18 and later
     adapter_model.safetensors  one tensor `prompt_embeddings`, byte for byte as PEFT writes it
-    softprompt.json            position, task, training record, facts about the model, SHA-256 of the tensor file
+    softprompt.json            position, task, training record, model facts, hash of the tensor file
     README.md                  a short model card (one that somebody else wrote is left alone)
 
 Three files cannot be replaced in one step, so `softprompt.json` is the commit record of a save:
 
 1. the other files are written completely under staged names, `.<name>.<save id>`;
-2. `softprompt.json`, which holds the save id, is replaced atomically: from here on the new prompt counts;
+2. `softprompt.json`, which holds the save id, is replaced atomically: from here on the new prompt
+   counts;
 3. the staged files are renamed to their own names, the tensor file last;
 4. what earlier, interrupted saves left behind is removed.
 
-A reader takes `.<name>.<save id of softprompt.json>` where it exists and `<name>` otherwise, and compares the tensor
-file's hash. So a save that is killed or fails before step 2 leaves the earlier prompt, one that dies later the new
-one. PEFT, which knows only the final names, sees the earlier pair until step 3; between that step's renames it sees
-a pair of which it refuses to load the one whose shape its configuration contradicts. Savers of one folder exclude
-each other by a lock on the folder, where the system has such locks; readers take none and read again when
-`softprompt.json` changed meanwhile.
+A reader takes `.<name>.<save id of softprompt.json>` where it exists and `<name>` otherwise, and
+compares the tensor file's hash. So a save that is killed or fails before step 2 leaves the earlier
+prompt, one that dies later the new one. PEFT, which knows only the final names, sees the earlier
+pair until step 3; between that step's renames it sees a pair of which it refuses to load the one
+whose shape its configuration contradicts. Savers of one folder exclude each other by a lock on the
+folder, where the system has such locks; readers take none and read again when `softprompt.json`
+changed meanwhile.
 """
 
 from __future__ import annotations
@@ -85,8 +87,8 @@ def save_adapter(prompt: SoftPrompt, folder: str | os.PathLike[str]) -> Path:
     Raises
     ------
     OSError
-        If it cannot be written. Before step 2 the earlier prompt stays; after it the new one is saved, and
-        the next save completes the renames.
+        If it cannot be written. Before step 2 the earlier prompt stays; after it the new one is
+        saved, and the next save completes the renames.
     """
     folder = Path(folder)
     buffer = io.BytesIO()
@@ -118,8 +120,8 @@ def save_adapter(prompt: SoftPrompt, folder: str | os.PathLike[str]) -> Path:
     with _folder_lock(folder):
         if (folder / CARD_NAME).exists() and not is_own_card(folder / CARD_NAME):
             del files[CARD_NAME]
-        # The same save has the same id, and staged files of one id have one content: a file that a killed
-        # save left under this id is complete and right.
+        # The same save has the same id, and staged files of one id have one content: a file that a
+        # killed save left under this id is complete and right.
         digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
         for name, data in files.items():
             digest.update(name.encode() + hashlib.sha256(data).digest())
@@ -216,8 +218,10 @@ def _read_folder(folder: Path, cls: type[SoftPrompt]) -> tuple[SoftPrompt, bool]
     digest = hashlib.sha256(map_file(tensor_path)).hexdigest()
     if digest != record["tensor_sha256"] or list(stored.shape) != expected:
         raise ValueError(
-            f"{tensor_path}: shape {list(stored.shape)} and SHA-256 {digest[:16]}..., {RECORD_NAME} describes "
-            f"{expected} and {record['tensor_sha256'][:16]}...: the file is damaged, or another program "
+            f"{tensor_path}: shape {list(stored.shape)} and SHA-256 {digest[:16]}..., "
+            f"{RECORD_NAME} describes "
+            f"{expected} and {record['tensor_sha256'][:16]}...: the file is damaged, or another "
+            "program "
             f"replaced it. To load the tensor as it is, remove {folder / RECORD_NAME}"
         )
     records = {key: record.get(key) for key in ("task", "training", "base_model")}
@@ -258,12 +262,14 @@ def _prompt_tensor(path: Path) -> StoredTensor:
     if TENSOR_NAME not in file:
         names = ", ".join(sorted(file)[:4]) or "none"
         raise ValueError(
-            f"{path}: no tensor {TENSOR_NAME!r}, expected it in a prompt-tuning adapter; it has: {names}"
+            f"{path}: no tensor {TENSOR_NAME!r}, expected it in a prompt-tuning adapter; it has: "
+            f"{names}"
         )
     if len(file) > 1:
         others = sorted(name for name in file if name != TENSOR_NAME)
         raise ValueError(
-            f"{path}: also holds {', '.join(others[:4])}: trained weights beside the prompt (as of a "
+            f"{path}: also holds {', '.join(others[:4])}: trained weights beside the prompt (as of "
+            "a "
             "classification head), expected only 'prompt_embeddings'"
         )
     stored = file[TENSOR_NAME]
@@ -310,7 +316,8 @@ def _prompt_values(stored: StoredTensor) -> np.ndarray:
 
 def _pickle_error(path: Path) -> ValueError:
     return ValueError(
-        f"{path}: a pickle, which can run code when it is read, is not read here; load it with PEFT and "
+        f"{path}: a pickle, which can run code when it is read, is not read here; load it with "
+        "PEFT and "
         f"save_pretrained(folder, safe_serialization=True), expected {TENSOR_FILE_NAME}"
     )
 
@@ -350,7 +357,8 @@ def _warn_of_interrupted_save(folder: Path) -> None:
     with _folder_lock(folder, wait=False) as locked:
         if locked:  # Otherwise a save is under way and will finish.
             warnings.warn(
-                f"{folder}: the last save was interrupted. The prompt loaded is complete, but other "
+                f"{folder}: the last save was interrupted. The prompt loaded is complete, but "
+                "other "
                 "programs still find the one before; save it again",
                 stacklevel=5,
             )
@@ -358,7 +366,7 @@ def _warn_of_interrupted_save(folder: Path) -> None:
 
 @contextmanager
 def _folder_lock(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Keep other savers out of a folder; yields whether the lock was free (True without such locks)."""
+    """Keep other savers out of a folder; yields False if one is there (only without `wait`)."""
     try:
         import fcntl
     except ImportError:

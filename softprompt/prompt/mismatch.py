@@ -1,4 +1,4 @@
-"""Does a prompt fit a model? Another width cannot work; other weights can, but are worth a warning."""
+"""Does a prompt fit a model? Another width cannot work; other weights deserve a warning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def check_prompt_model(
         Shape of the prompt.
     base_model : mapping, optional
         Facts about the model that the prompt was made for; of its keys `vocab_size`, `family` and
-        `fingerprint` are compared. Absent ones and None match anything, and so does any `name_or_path`.
+        `fingerprint` are compared. Absent ones and None match anything, and so does any
+        `name_or_path`.
     model : object
         With `config.hidden_size`, `config.vocab_size`, `config.family` and `fingerprint`.
     stacklevel : int
@@ -45,7 +46,8 @@ def check_prompt_model(
     config = model.config
     if hidden_size != config.hidden_size:
         raise ValueError(
-            f"soft prompt of shape [{num_virtual_tokens}, {hidden_size}]: the model's hidden_size is "
+            f"soft prompt of shape [{num_virtual_tokens}, {hidden_size}]: the model's hidden_size "
+            "is "
             f"{config.hidden_size}, expected the same width; the prompt was made for "
             f"{_name(base_model)}"
         )

@@ -28,8 +28,9 @@ def peft_config(
     num_virtual_tokens, hidden_size : int
         Shape of the prompt.
     training : mapping, optional
-        `init` of `{"text": ...}` is recorded as a TEXT start, if `base_model` names its tokenizer in
-        `tokenizer_name_or_path`. PEFT refuses to load a TEXT start without both; any other is RANDOM.
+        `init` of `{"text": ...}` is recorded as a TEXT start, if `base_model` names its tokenizer
+        in `tokenizer_name_or_path`. PEFT refuses to load a TEXT start without both; any other is
+        RANDOM.
     base_model : mapping, optional
         `name_or_path`, `revision`, `num_layers`, `num_attention_heads`, `task_type` are recorded.
 
@@ -126,7 +127,8 @@ def read_peft_config(config: object, where: str) -> PeftFacts:
     Raises
     ------
     ValueError
-        If it is of another kind than prompt tuning, or a count is missing, no integer or out of range.
+        If it is of another kind than prompt tuning, or a count is missing, no integer or out of
+        range.
     """
     if not isinstance(config, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(config).__name__}")

@@ -21,30 +21,32 @@ class SoftPrompt:
     Parameters
     ----------
     embeddings : array-like
-        `[num_virtual_tokens, hidden_size]`, floating, finite: rows in the space of the model's input
-        embeddings (transformers' `inputs_embeds`). Copied as float32.
+        `[num_virtual_tokens, hidden_size]`, floating, finite: rows in the space of the model's
+        input embeddings (transformers' `inputs_embeds`). Copied as float32.
     position : {"start", "after_bos"}
-        Where the virtual tokens stand: before everything, as in PEFT, or after the beginning-of-text token.
+        Where the virtual tokens stand: before everything, as in PEFT, or after the
+        beginning-of-text token.
     task : dict, optional
-        What the prompt does: template, labels, metric, ... JSON values only. Tuples become lists, NumPy
-        scalars become Python's; NaN and infinity become None (JSON has neither).
+        What the prompt does: template, labels, metric, ... JSON values only. Tuples become lists,
+        NumPy scalars become Python's; NaN and infinity become None (JSON has neither).
     training : dict, optional
         How it was trained: seed, steps, learning rate, scores, ... As for `task`.
     base_model : dict, optional
-        The model it was made for: `name_or_path`, `family`, `hidden_size`, `vocab_size`, `num_layers`,
-        `num_attention_heads`, `fingerprint`. As for `task`.
+        The model it was made for: `name_or_path`, `family`, `hidden_size`, `vocab_size`,
+        `num_layers`, `num_attention_heads`, `fingerprint`. As for `task`.
 
     Raises
     ------
     TypeError
         If `embeddings` is not of a floating type, or a record holds something that JSON cannot.
     ValueError
-        If `embeddings` has another rank than 2, no rows, no columns, NaN or infinity; or an unknown position.
+        If `embeddings` has another rank than 2, no rows, no columns, NaN or infinity; or an unknown
+        position.
 
     Notes
     -----
-    Prompt tuning: Lester, Al-Rfou and Constant, "The Power of Scale for Parameter-Efficient Prompt Tuning",
-    EMNLP 2021, section 2.
+    Prompt tuning: Lester, Al-Rfou and Constant, "The Power of Scale for Parameter-Efficient Prompt
+    Tuning", EMNLP 2021, section 2.
     """
 
     def __init__(
@@ -104,14 +106,14 @@ class SoftPrompt:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Save as a PEFT adapter directory with a `softprompt.json` beside it.
 
-        PEFT loads the folder unchanged. Saving is atomic: if it fails or is killed, `load` gives the earlier
-        prompt or this one, never a mixture; see `softprompt.prompt.adapter_files`.
+        PEFT loads the folder unchanged. Saving is atomic: if it fails or is killed, `load` gives
+        the earlier prompt or this one, never a mixture; see `softprompt.prompt.adapter_files`.
 
         Parameters
         ----------
         folder : str or os.PathLike
-            Created with its parents if missing. Files of other names in it stay, and so does a README.md
-            that softprompt did not write.
+            Created with its parents if missing. Files of other names in it stay, and so does a
+            README.md that softprompt did not write.
 
         Returns
         -------
@@ -134,9 +136,10 @@ class SoftPrompt:
         Parameters
         ----------
         path : str or os.PathLike
-            A folder, one of its files, or a lone safetensors file with a tensor `prompt_embeddings`. A folder
-            without `softprompt.json`, as PEFT writes it, gives position "start" and no records. Of an
-            encoder-decoder adapter the encoder's rows are taken, the only ones that PEFT uses.
+            A folder, one of its files, or a lone safetensors file with a tensor
+            `prompt_embeddings`. A folder without `softprompt.json`, as PEFT writes it, gives
+            position "start" and no records. Of an encoder-decoder adapter the encoder's rows are
+            taken, the only ones that PEFT uses.
 
         Returns
         -------
@@ -147,13 +150,14 @@ class SoftPrompt:
         OSError
             If there is no such adapter or it cannot be read.
         ValueError
-            If its files are damaged or disagree, or it is an adapter of another kind; the message names the
-            file, the value and what was expected.
+            If its files are damaged or disagree, or it is an adapter of another kind; the message
+            names the file, the value and what was expected.
 
         Warns
         -----
         UserWarning
-            If the last save was interrupted after its commit, so that PEFT would still see the prompt before.
+            If the last save was interrupted after its commit, so that PEFT would still see the
+            prompt before.
         """
         from .adapter_files import load_adapter
 
@@ -174,8 +178,8 @@ class SoftPrompt:
         Warns
         -----
         PromptModelMismatchWarning
-            If vocabulary size, family or fingerprint of the weights are not those in `base_model`. Another
-            name or path alone is nothing.
+            If vocabulary size, family or fingerprint of the weights are not those in `base_model`.
+            Another name or path alone is nothing.
         """
         check_prompt_model(self.num_virtual_tokens, self.hidden_size, self.base_model, model)
 
@@ -231,7 +235,8 @@ def validate_prompt_array(
     Parameters
     ----------
     x : array-like or SoftPrompt
-        `[num_virtual_tokens, hidden_size]` of a real floating type (float16, bfloat16, float32, float64, ...).
+        `[num_virtual_tokens, hidden_size]` of a real floating type (float16, bfloat16, float32,
+        float64, ...).
     hidden_size : int, optional
         The width that is needed.
     where : str
@@ -247,8 +252,8 @@ def validate_prompt_array(
     TypeError
         If `x` is not of a real floating type.
     ValueError
-        If it has another rank than 2, no rows or columns, another width than `hidden_size`, or a value that
-        is NaN, infinite or too large for float32; row and column are named.
+        If it has another rank than 2, no rows or columns, another width than `hidden_size`, or a
+        value that is NaN, infinite or too large for float32; row and column are named.
     """
     if isinstance(x, SoftPrompt):
         values = x.embeddings
@@ -262,11 +267,13 @@ def validate_prompt_array(
     # bfloat16 comes from a package that registers it with NumPy as a type of its own.
     if not np.issubdtype(values.dtype, np.floating) and values.dtype.name != "bfloat16":
         raise TypeError(
-            f"{where}: dtype {values.dtype}, expected a real floating type (float32, float16, float64)"
+            f"{where}: dtype {values.dtype}, expected a real floating type (float32, float16, "
+            "float64)"
         )
     if values.ndim != 2:
         raise ValueError(
-            f"{where}: shape {values.shape}, expected two dimensions [num_virtual_tokens, hidden_size]"
+            f"{where}: shape {values.shape}, expected two dimensions [num_virtual_tokens, "
+            "hidden_size]"
         )
     if 0 in values.shape:
         raise ValueError(f"{where}: shape {values.shape}, expected at least one row and one column")
