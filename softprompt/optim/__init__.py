@@ -3,10 +3,13 @@
 from softprompt.optim.adafactor import Adafactor
 from softprompt.optim.adamw import AdamW
 from softprompt.optim.clipping import clip_by_norm
+from softprompt.optim.names import OPTIMIZERS, SCHEDULES, make_optimizer
 from softprompt.optim.optimizer import Optimizer
 from softprompt.optim.schedules import Schedule, constant, cosine, linear
 
 __all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
     "Adafactor",
     "AdamW",
     "Optimizer",
@@ -15,4 +18,5 @@ __all__ = [
     "constant",
     "cosine",
     "linear",
+    "make_optimizer",
 ]
