@@ -1,0 +1,118 @@
+"""The tokenizer of a model whose vocabulary softprompt itself reads, on `tokenizers`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class FastTokenizer:
+    """Texts to ids and back, with exactly the special tokens that the model's configuration adds.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Complete pipeline; its post-processor adds the special tokens.
+    bos_token_id, eos_token_id : int, optional
+        Ids of the model's own begin and end tokens.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+    ) -> None:
+        # Files may carry the truncation and padding of somebody's training run.
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Turn a text into ids.
+
+        Parameters
+        ----------
+        text : str
+            Any text. Special tokens written in it (``"<|im_start|>"``) become their ids.
+        add_special_tokens : bool, default True
+            Whether to add what the model's configuration adds (for many models nothing).
+
+        Returns
+        -------
+        list of int
+
+        Raises
+        ------
+        TypeError
+            `text` is not a str.
+        ValueError
+            `text` holds a lone surrogate, which no encoding of Unicode has.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"text is a {type(text).__name__}, expected a str")
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_batch(
+        self, texts: Iterable[str], add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Turn texts into lists of ids; see `encode`."""
+        # One by one: the library's batch call starts a pool of threads of its own, which ignores
+        # num_threads and does not survive a fork.
+        return [self.encode(text, add_special_tokens) for text in texts]
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Turn ids into a text; bytes that are no UTF-8 become U+FFFD.
+
+        Parameters
+        ----------
+        ids : sequence of int
+            Token ids; those without a token give nothing.
+        skip_special_tokens : bool, default True
+            Whether special tokens are left out.
+
+        Returns
+        -------
+        str
+        """
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+
+    def id_to_token(self, token_id: int) -> str | None:
+        """Return a token as the vocabulary writes it, or None for an id without a token."""
+        token_id = int(token_id)
+        return self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.vocab_size} tokens)"
+
+
+@contextmanager
+def tokenizers_errors(where: str):
+    """Turn what the `tokenizers` library raises while it builds a tokenizer into a ValueError.
+
+    Parameters
+    ----------
+    where : str
+        The file that the tokenizer is built from.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, LookupError, KeyboardInterrupt):
+        raise
+    except BaseException as err:
+        # The library raises bare Exception, and on hostile files Rust's panic, which derives from
+        # BaseException alone.
+        if isinstance(err, Exception) or type(err).__name__ == "PanicException":
+            raise ValueError(f"{where}: the tokenizers library refuses it: {err}") from err
+        raise

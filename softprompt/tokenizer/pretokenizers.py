@@ -1,0 +1,144 @@
+r"""Pre-tokenizers of GGUF vocabularies: how a text is cut before its pieces are merged.
+
+A GGUF names its pre-tokenizer (``tokenizer.ggml.pre``); llama.cpp defines what the name means:
+regular expressions applied one after the other, each to the pieces of those before it, where
+matches and what lies between them both become pieces (``llm_tokenizer_bpe`` in
+src/llama-vocab.cpp of https://github.com/ggml-org/llama.cpp, and the names below it).
+
+Where llama.cpp rewrites a tokenizer.json's expression because its regex engine lacks something
+(``(?i:...)``, ``\p{Lu}``), the form used here is the original, which it quotes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+)
+_QWEN2 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+)
+_GPT4O = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
+)
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_DEEPSEEK3 = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES
+)
+_LATIN = (  # the cased letters, as deepseek-llm's tokenizer.json lists them
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚ"
+    "Ḁ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎ"
+    "ↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
+)
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How a kind of vocabulary cuts texts, and what it assumes where the metadata is silent.
+
+    Attributes
+    ----------
+    patterns : tuple of str
+        Regular expressions (Oniguruma), applied in this order.
+    adds_bos : bool
+        Whether texts start with the begin token unless the metadata says otherwise.
+    ignores_merges : bool
+        A piece that is a token as a whole is that token, whatever the merges say.
+    """
+
+    patterns: tuple[str, ...]
+    adds_bos: bool = False
+    ignores_merges: bool = False
+
+
+_BY_NAMES: dict[tuple[str, ...], PreTokenizer] = {
+    ("default",): PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    (
+        "gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "trillion",
+        "granite-docling", "exaone4",
+    ): PreTokenizer((_GPT2,)),
+    (
+        "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+    ): PreTokenizer((r"\p{N}", _GPT2)),
+    (
+        "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+    ): PreTokenizer((_LLAMA3,), adds_bos=True, ignores_merges=True),
+    ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"): PreTokenizer((_LLAMA3,)),
+    (
+        "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open",
+    ): PreTokenizer((_QWEN2,)),
+    ("tekken",): PreTokenizer((_TEKKEN,), adds_bos=True, ignores_merges=True),
+    ("gpt-4o", "llama4", "kanana2", "minimax-m2"): PreTokenizer((_GPT4O,)),
+    ("falcon",): PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    ("bloom", "poro-chat", "gpt3-finnish"): PreTokenizer((_BLOOM,)),
+    ("viking",): PreTokenizer((_BLOOM, r"\p{N}")),
+    ("deepseek-llm",): PreTokenizer(
+        (
+            r"[\r\n]",
+            rf"\s?[{_LATIN}]+",
+            r"\s?[!-/:-~！-／：-～‘-‟　-。]+",
+            r"\s+$",
+            r"[一-龥ࠀ-一가-퟿]+",
+            r"\p{N}+",
+        )
+    ),
+    ("deepseek-coder",): PreTokenizer(
+        (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")
+    ),
+    ("deepseek-v3", "hunyuan-dense"): PreTokenizer(
+        (r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK3)
+    ),
+}  # fmt: skip
+
+PRE_TOKENIZERS: dict[str, PreTokenizer] = {
+    name: kind for names, kind in _BY_NAMES.items() for name in names
+}
+
+
+def find_pre_tokenizer(name: str | None, where: str) -> PreTokenizer:
+    """Look up the pre-tokenizer that a GGUF names.
+
+    Parameters
+    ----------
+    name : str or None
+        Value of ``tokenizer.ggml.pre``; files from before that key have none ("default").
+    where : str
+        The file's name, for messages.
+
+    Returns
+    -------
+    PreTokenizer
+
+    Raises
+    ------
+    ValueError
+        An unknown name: another way of cutting texts would give other ids.
+    """
+    name = "default" if name is None else name
+    if not isinstance(name, str) or name not in PRE_TOKENIZERS:
+        raise ValueError(
+            f"{where}: tokenizer.ggml.pre is {name!r}, expected one of "
+            f"{', '.join(sorted(PRE_TOKENIZERS))}. Load the model with tokenizer= (any object with "
+            "encode and decode) to use it all the same"
+        )
+    return PRE_TOKENIZERS[name]
+
+
+def build_pre_tokenizer(kind: PreTokenizer) -> Any:
+    """Build the `tokenizers` pre-tokenizer: the cuts, then bytes written as visible characters."""
+    from tokenizers import Regex, pre_tokenizers
+
+    cuts = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in kind.patterns]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([*cuts, byte_level])
