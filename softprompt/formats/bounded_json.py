@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,11 @@ DEFAULT_MAX_BYTES = 64 * 1024 * 1024
 DEFAULT_MAX_DEPTH = 64
 DEFAULT_MAX_VALUES = 4_000_000
 
-# A string, or an unterminated one up to the end of the text. It matches at every quote at its first
-# try, with possessive repeats, so that hostile text costs linear time and no backtracking stack.
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+# Possessive repeats: hostile text costs linear time and no backtracking stack.
+_STRING_BODY = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+'
+_STRING = re.compile(_STRING_BODY + rb'(?:"|\\?\Z)', re.DOTALL)  # unterminated only at the end
+_WHOLE_STRINGS = re.compile(rb'(?:[^"]++|' + _STRING_BODY + rb'")*+', re.DOTALL)
+_CHUNK = 256 * 1024
 
 
 def load_json(
@@ -132,16 +135,32 @@ def _check_structure(data: bytes, where: str, max_depth: int, max_values: int) -
     opened = data.count(b"[") + data.count(b"{")
     if opened <= max_depth and opened + data.count(b",") < max_values:
         return  # Brackets and commas inside strings only make these counts larger.
-    bare = np.frombuffer(_STRING.sub(b"", data), dtype=np.uint8)
-    opens = (bare == ord("[")) | (bare == ord("{"))
-    values = 1 + int(np.count_nonzero(opens)) + int(np.count_nonzero(bare == ord(",")))
-    if values > max_values:
-        raise ValueError(f"{where}: more than {max_values} JSON values")
-    closes = (bare == ord("]")) | (bare == ord("}"))
-    steps = opens.astype(np.int8) - closes.astype(np.int8)
-    depth = int(np.cumsum(steps[steps != 0], dtype=np.int32).max(initial=0))
-    if depth > max_depth:
-        raise ValueError(f"{where}: JSON nested {depth} deep, at most {max_depth} are read")
+    values, depth = 1, 0
+    for chunk in _chunks(data):
+        bare = np.frombuffer(_STRING.sub(b"", chunk), dtype=np.uint8)
+        opens = (bare == ord("[")) | (bare == ord("{"))
+        closes = (bare == ord("]")) | (bare == ord("}"))
+        values += int(np.count_nonzero(opens)) + int(np.count_nonzero(bare == ord(",")))
+        if values > max_values:
+            raise ValueError(f"{where}: more than {max_values} JSON values")
+        steps = opens.astype(np.int8) - closes.astype(np.int8)
+        depths = depth + np.cumsum(steps[steps != 0], dtype=np.int64)
+        if depths.max(initial=0) > max_depth:
+            raise ValueError(f"{where}: JSON nested more than {max_depth} deep")
+        depth = int(depths[-1]) if depths.size else depth
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """Cut at places that are in no string, about every `_CHUNK` bytes."""
+    begin, size = 0, _CHUNK
+    while begin + size < len(data):
+        end = _WHOLE_STRINGS.match(data, begin, begin + size).end()
+        if end == begin:  # One string longer than that.
+            size *= 2
+            continue
+        yield data[begin:end]
+        begin, size = end, _CHUNK
+    yield data[begin:]
 
 
 def _short(text: str, limit: int = 60) -> str:

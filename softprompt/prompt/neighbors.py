@@ -130,16 +130,16 @@ def _nearest(
                 current.add(exact, close + start, count)
     ids = np.stack([b.ids for b in best])
     keys = np.stack([b.keys for b in best])
-    # Adding zero turns the -0.0 of an orthogonal row into 0.0.
-    return ids, 0.0 - keys if metric == "cosine" else np.sqrt(keys)
+    # Subtracting from zero, as a negation would make -0.0 of an orthogonal row.
+    return ids, np.clip(0.0 - keys, -1, 1) if metric == "cosine" else np.sqrt(keys)
 
 
 def _kth_smallest(known: np.ndarray, rough: np.ndarray, count: int) -> float:
-    """Bound the `count`-th smallest key: no more than this, up to the slack."""
+    """Bound the `count`-th smallest of all these keys from above, up to the slack."""
     if known.size == count:
         return known[-1]
-    missing = count - known.size
-    return np.inf if missing >= rough.size else np.partition(rough, missing - 1)[missing - 1]
+    keys = np.concatenate([known, rough])
+    return np.inf if keys.size <= count else np.partition(keys, count - 1)[count - 1]
 
 
 def _norms(rows: np.ndarray) -> np.ndarray:
