@@ -93,6 +93,13 @@ sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *da
                               int64_t cols, sp_error *error);
 /* Every slot that the spec needs is there. */
 sp_status sp_model_check(const sp_model *model, sp_error *error);
+int32_t sp_model_hidden_size(const sp_model *model);
+int32_t sp_model_vocab_size(const sp_model *model);
+
+/* Stored weights (F16, BF16, or a block type of GGUF by its name) to float32. num_bytes has to be
+ * what num_numbers take in that type. */
+sp_status sp_dequantize(const char *type, const uint8_t *bytes, size_t num_bytes, float *numbers,
+                        size_t num_numbers, int num_threads, sp_error *error);
 
 /* ---- forest ---------------------------------------------------------------------------- */
 
@@ -159,8 +166,8 @@ sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_ro
                     sp_error *error);
 
 /* Resident segments keep their keys and values between calls. A segment is made empty, with room
- * for `capacity` rows, under a resident parent or none (-1); it may grow as long as it has no
- * children with rows. */
+ * for `capacity` rows, under a resident parent or none (-1). Its position follows from its parent's
+ * length when it gets its first rows; once it has rows and children it cannot grow. */
 sp_status sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
                             sp_error *error);
 /* Appends rows: part p adds the symbols starts[p] .. starts[p + 1] to segments[p] (no segment

@@ -92,6 +92,18 @@ sp_model_destroy(sp_model *model)
     }
 }
 
+int32_t
+sp_model_hidden_size(const sp_model *model)
+{
+    return model->spec.hidden_size;
+}
+
+int32_t
+sp_model_vocab_size(const sp_model *model)
+{
+    return model->spec.vocab_size;
+}
+
 sp_linear
 sp_model_head(const sp_model *model)
 {

@@ -62,18 +62,14 @@ sp_status
 sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
                   sp_error *error)
 {
-    int32_t base = 0;
     if (parent != -1) {
         SP_TRY(find(context, parent, "parent", error));
-        base = context->segments[parent].base + context->segments[parent].length;
     }
-    if (capacity < 1 || capacity > context->model->spec.max_positions - base) {
-        return sp_fail(error, SP_INVALID,
-                       "capacity = %d: expected 1 to %d, what the context of %d rows leaves",
-                       capacity, context->model->spec.max_positions - base,
-                       context->model->spec.max_positions);
+    if (capacity < 1 || capacity > context->model->spec.max_positions) {
+        return sp_fail(error, SP_INVALID, "capacity = %d: expected 1 to %d, the model's context",
+                       capacity, context->model->spec.max_positions);
     }
-    int32_t place;
+    int32_t place = -1;
     SP_TRY(free_place(context, &place, error));
     size_t floats = resident_floats(context, capacity);
     float *keys = sp_alloc(floats, sizeof(float));
@@ -83,7 +79,6 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t
     }
     context->segments[place] = (sp_segment){
         .parent = parent,
-        .base = base,
         .k = keys,
         .v = keys + floats / 2,
         .stride = (size_t)capacity * (size_t)context->model->kv_width,
@@ -148,13 +143,34 @@ make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, cons
     return SP_OK;
 }
 
+/* Lengths after the call (grow) or before it. A segment's place on its path is known when it gets
+ * its first rows: parents have theirs by then. */
 static void
 set_lengths(sp_context *context, int32_t num_parts, const sp_part *parts, int grow)
 {
     for (int32_t p = 0; p < num_parts; p++) {
         sp_segment *segment = &context->segments[parts[p].segment];
+        if (parts[p].first == 0 && segment->parent >= 0) {
+            const sp_segment *parent = &context->segments[segment->parent];
+            segment->base = parent->base + parent->length;
+        }
         segment->length = parts[p].first + (grow ? parts[p].count : 0);
     }
+}
+
+static sp_status
+check_positions(const sp_context *context, int32_t num_parts, const sp_part *parts, sp_error *error)
+{
+    int32_t limit = context->model->spec.max_positions;
+    for (int32_t p = 0; p < num_parts; p++) {
+        const sp_segment *segment = &context->segments[parts[p].segment];
+        if (segment->length > limit - segment->base) {
+            return sp_fail(error, SP_INVALID,
+                           "a sequence of %lld rows is longer than the model's context of %d",
+                           (long long)segment->base + segment->length, limit);
+        }
+    }
+    return SP_OK;
 }
 
 static sp_status
@@ -231,9 +247,14 @@ sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segment
             span_of[s] = -1;
         }
         set_lengths(context, num_parts, parts, 1);
-        status = sp_pack_build(&pack, &context->model->spec, context->segments, num_parts, parts,
-                               symbols, num_rows, rows, span_of, error);
+        status = check_positions(context, num_parts, parts, error);
+        int built = 0;
         if (status == SP_OK) {
+            status = sp_pack_build(&pack, &context->model->spec, context->segments, num_parts,
+                                   parts, symbols, num_rows, rows, span_of, error);
+            built = status == SP_OK;
+        }
+        if (built) {
             status = extend(context, &pack, prompt, options, logits, error);
             sp_pack_free(&pack);
         }

@@ -1,0 +1,478 @@
+/* softprompt._core.Context: workspace and resident segments of one caller at a time. */
+#include "py_engine.h"
+
+#include <string.h>
+#include <time.h>
+
+typedef struct {
+    PyObject_HEAD
+    sp_context *context;     /* owned */
+    PyObject *model;         /* the sp_py_model that the context borrows */
+    PyThread_type_lock lock; /* held while the engine works on the context */
+} py_context;
+
+/* ---- the engine without the GIL ---- */
+
+/* Asks Python for signals now and then, so that Ctrl-C stops a long call between two layers. */
+typedef struct {
+    PyThreadState *thread;
+    double last;
+} signal_watch;
+
+static double
+seconds_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static int
+watch_signals(void *argument)
+{
+    signal_watch *watch = argument;
+    double now = seconds_now();
+    if (now - watch->last < 0.05) {
+        return 0;
+    }
+    watch->last = now;
+    PyEval_RestoreThread(watch->thread);
+    int stop = PyErr_CheckSignals();
+    watch->thread = PyEval_SaveThread();
+    return stop != 0;
+}
+
+/* Takes the lock and lets go of the GIL; `options` gets the watch. */
+static void
+enter_engine(py_context *self, signal_watch *watch, sp_options *options)
+{
+    watch->thread = PyEval_SaveThread();
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    watch->last = seconds_now();
+    options->poll = watch_signals;
+    options->poll_data = watch;
+}
+
+static void
+leave_engine(py_context *self, signal_watch *watch)
+{
+    PyThread_release_lock(self->lock);
+    PyEval_RestoreThread(watch->thread);
+}
+
+/* ---- intake ---- */
+
+static int
+take_prompt(PyObject *object, const float **prompt, int32_t *rows)
+{
+    *prompt = NULL;
+    *rows = 0;
+    if (object == Py_None) {
+        return 1;
+    }
+    PyArrayObject *array = sp_py_array(object, NPY_FLOAT32, 2, "prompt");
+    if (array == NULL || (*rows = sp_py_length(array, 0, "prompt")) < 0) {
+        return 0;
+    }
+    *prompt = PyArray_DATA(array);
+    return 1;
+}
+
+/* forest = (parents, starts, symbols) int32 */
+static int
+take_forest(PyObject *tuple, PyObject *prompt, sp_forest *forest)
+{
+    PyObject *parents, *starts, *symbols;
+    memset(forest, 0, sizeof *forest);
+    if (!PyArg_ParseTuple(tuple, "OOO:forest", &parents, &starts, &symbols)) {
+        return 0;
+    }
+    PyArrayObject *p = sp_py_array(parents, NPY_INT32, 1, "parents");
+    if (p == NULL || (forest->num_segments = sp_py_length(p, 0, "parents")) < 0) {
+        return 0;
+    }
+    PyArrayObject *s = sp_py_sized(starts, NPY_INT32, 1, "starts", 0, PyArray_DIM(p, 0) + 1);
+    if (s == NULL) {
+        return 0;
+    }
+    forest->parents = PyArray_DATA(p);
+    forest->starts = PyArray_DATA(s);
+    PyArrayObject *y = sp_py_sized(symbols, NPY_INT32, 1, "symbols", 0,
+                                   forest->starts[forest->num_segments]);
+    if (y == NULL) {
+        return 0;
+    }
+    forest->symbols = PyArray_DATA(y);
+    return take_prompt(prompt, &forest->prompt, &forest->num_virtual);
+}
+
+/* losses = (rows, targets, weights, cut, cut_tokens) or, to rank, (..., choices, choice_groups,
+ * group_targets, group_weights) */
+static int
+take_losses(PyObject *tuple, sp_losses *losses)
+{
+    PyObject *o[9] = {NULL};
+    memset(losses, 0, sizeof *losses);
+    if (!PyArg_ParseTuple(tuple, "OOOOO|OOOO:losses", &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
+                          &o[6], &o[7], &o[8])) {
+        return 0;
+    }
+    PyArrayObject *rows = sp_py_array(o[0], NPY_INT32, 1, "rows");
+    if (rows == NULL || (losses->num_entries = sp_py_length(rows, 0, "rows")) < 0) {
+        return 0;
+    }
+    npy_intp num = losses->num_entries;
+    PyArrayObject *targets = sp_py_sized(o[1], NPY_INT32, 1, "targets", 0, num);
+    PyArrayObject *weights = targets ? sp_py_sized(o[2], NPY_FLOAT32, 1, "weights", 0, num) : NULL;
+    PyArrayObject *cut = weights ? sp_py_sized(o[3], NPY_UINT8, 1, "cut", 0, num) : NULL;
+    PyArrayObject *tokens = cut ? sp_py_array(o[4], NPY_INT32, 1, "cut_tokens") : NULL;
+    if (tokens == NULL || (losses->num_cut_tokens = sp_py_length(tokens, 0, "cut_tokens")) < 0) {
+        return 0;
+    }
+    losses->rows = PyArray_DATA(rows);
+    losses->targets = PyArray_DATA(targets);
+    losses->weights = PyArray_DATA(weights);
+    losses->cut = PyArray_DATA(cut);
+    losses->cut_tokens = PyArray_DATA(tokens);
+    if (o[5] == NULL) {
+        return 1;
+    }
+    if (o[8] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "losses: expected 5 or 9 arrays");
+        return 0;
+    }
+    PyArrayObject *choices = sp_py_sized(o[5], NPY_INT32, 1, "choices", 0, num);
+    PyArrayObject *groups = choices ? sp_py_array(o[6], NPY_INT32, 1, "choice_groups") : NULL;
+    PyArrayObject *targets_of = groups ? sp_py_array(o[7], NPY_INT32, 1, "group_targets") : NULL;
+    if (targets_of == NULL
+        || (losses->num_choices = sp_py_length(groups, 0, "choice_groups")) < 0
+        || (losses->num_groups = sp_py_length(targets_of, 0, "group_targets")) < 0) {
+        return 0;
+    }
+    PyArrayObject *group_weights =
+        sp_py_sized(o[8], NPY_FLOAT32, 1, "group_weights", 0, losses->num_groups);
+    if (group_weights == NULL) {
+        return 0;
+    }
+    losses->choices = PyArray_DATA(choices);
+    losses->choice_groups = PyArray_DATA(groups);
+    losses->group_targets = PyArray_DATA(targets_of);
+    losses->group_weights = PyArray_DATA(group_weights);
+    return 1;
+}
+
+static const sp_py_model *
+model_of(const py_context *self)
+{
+    return (const sp_py_model *)self->model;
+}
+
+/* The prompt's width is the model's; the engine sees only a pointer. */
+static int
+check_width(PyObject *prompt, int32_t hidden_size)
+{
+    if (prompt != Py_None && PyArray_DIM((PyArrayObject *)prompt, 1) != hidden_size) {
+        PyErr_Format(PyExc_ValueError, "prompt: width %zd, expected %d",
+                     (Py_ssize_t)PyArray_DIM((PyArrayObject *)prompt, 1), hidden_size);
+        return 0;
+    }
+    return 1;
+}
+
+/* ---- methods ---- */
+
+static PyObject *
+context_loss(py_context *self, PyObject *args)
+{
+    PyObject *forest_tuple, *prompt, *losses_tuple;
+    int want_grad, threads;
+    int pack_rows;
+    if (!PyArg_ParseTuple(args, "O!OO!pii:loss", &PyTuple_Type, &forest_tuple, &prompt,
+                          &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
+        return NULL;
+    }
+    int32_t width = sp_model_hidden_size(model_of(self)->model);
+    sp_forest forest;
+    sp_losses losses;
+    if (!take_forest(forest_tuple, prompt, &forest) || !check_width(prompt, width)
+        || !take_losses(losses_tuple, &losses)) {
+        return NULL;
+    }
+    npy_intp entries = losses.num_entries, shape[2] = {forest.num_virtual, width};
+    PyObject *log_probs = PyArray_SimpleNew(1, &entries, NPY_FLOAT64);
+    PyObject *grad = want_grad ? PyArray_SimpleNew(2, shape, NPY_FLOAT32) : Py_NewRef(Py_None);
+    if (log_probs == NULL || grad == NULL) {
+        Py_XDECREF(log_probs);
+        Py_XDECREF(grad);
+        return NULL;
+    }
+    double *log_probs_data = PyArray_DATA((PyArrayObject *)log_probs);
+    float *grad_data = want_grad ? PyArray_DATA((PyArrayObject *)grad) : NULL;
+    sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
+    sp_error error;
+    signal_watch watch;
+    enter_engine(self, &watch, &options);
+    sp_status status =
+        sp_loss(self->context, &forest, &losses, &options, log_probs_data, grad_data, &error);
+    leave_engine(self, &watch);
+    if (status != SP_OK || PyErr_Occurred()) {
+        Py_DECREF(log_probs);
+        Py_DECREF(grad);
+        return sp_py_raise(&error);
+    }
+    return Py_BuildValue("NN", log_probs, grad);
+}
+
+static PyObject *
+context_workspace(py_context *self, PyObject *args)
+{
+    PyObject *forest_tuple, *prompt, *losses_tuple;
+    int want_grad, threads, pack_rows;
+    if (!PyArg_ParseTuple(args, "O!OO!pii:loss_workspace", &PyTuple_Type, &forest_tuple, &prompt,
+                          &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
+        return NULL;
+    }
+    sp_forest forest;
+    sp_losses losses;
+    if (!take_forest(forest_tuple, prompt, &forest)
+        || !take_losses(losses_tuple, &losses)) {
+        return NULL;
+    }
+    sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
+    sp_error error;
+    size_t bytes;
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    sp_status status = sp_loss_workspace(self->context, &forest, &losses, want_grad, &options,
+                                         &bytes, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? PyLong_FromSize_t(bytes) : sp_py_raise(&error);
+}
+
+/* A new array [rows, vocab_size] for logits. */
+static PyObject *
+new_logits(const py_context *self, int32_t rows)
+{
+    npy_intp shape[2] = {rows, sp_model_vocab_size(model_of(self)->model)};
+    return PyArray_SimpleNew(2, shape, NPY_FLOAT32);
+}
+
+static PyObject *
+context_logits(py_context *self, PyObject *args)
+{
+    PyObject *forest_tuple, *prompt, *rows_object;
+    int threads, pack_rows;
+    if (!PyArg_ParseTuple(args, "O!OOii:logits", &PyTuple_Type, &forest_tuple, &prompt,
+                          &rows_object, &threads, &pack_rows)) {
+        return NULL;
+    }
+    sp_forest forest;
+    PyArrayObject *rows = sp_py_array(rows_object, NPY_INT32, 1, "rows");
+    int32_t num_rows = rows == NULL ? -1 : sp_py_length(rows, 0, "rows");
+    if (num_rows < 0 || !take_forest(forest_tuple, prompt, &forest)
+        || !check_width(prompt, sp_model_hidden_size(model_of(self)->model))) {
+        return NULL;
+    }
+    PyObject *logits = new_logits(self, num_rows);
+    if (logits == NULL) {
+        return NULL;
+    }
+    float *data = PyArray_DATA((PyArrayObject *)logits);
+    sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
+    sp_error error;
+    signal_watch watch;
+    enter_engine(self, &watch, &options);
+    sp_status status = sp_logits(self->context, &forest, num_rows, PyArray_DATA(rows), &options,
+                                 data, &error);
+    leave_engine(self, &watch);
+    if (status != SP_OK || PyErr_Occurred()) {
+        Py_DECREF(logits);
+        return sp_py_raise(&error);
+    }
+    return logits;
+}
+
+static PyObject *
+context_segment_create(py_context *self, PyObject *args)
+{
+    int parent, capacity;
+    if (!PyArg_ParseTuple(args, "ii:segment_create", &parent, &capacity)) {
+        return NULL;
+    }
+    int32_t segment;
+    sp_error error;
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    sp_status status = sp_segment_create(self->context, parent, capacity, &segment, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
+}
+
+static PyObject *
+context_segment_release(py_context *self, PyObject *args)
+{
+    int segment;
+    if (!PyArg_ParseTuple(args, "i:segment_release", &segment)) {
+        return NULL;
+    }
+    sp_error error;
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    sp_status status = sp_segment_release(self->context, segment, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? Py_NewRef(Py_None) : sp_py_raise(&error);
+}
+
+static PyObject *
+context_segment_extend(py_context *self, PyObject *args)
+{
+    PyObject *segments_object, *starts_object, *symbols_object, *prompt, *rows_object;
+    int threads;
+    if (!PyArg_ParseTuple(args, "OOOOOi:segment_extend", &segments_object, &starts_object,
+                          &symbols_object, &prompt, &rows_object, &threads)) {
+        return NULL;
+    }
+    PyArrayObject *segments = sp_py_array(segments_object, NPY_INT32, 1, "segments");
+    int32_t num_parts = segments == NULL ? -1 : sp_py_length(segments, 0, "segments");
+    PyArrayObject *rows = num_parts < 0 ? NULL : sp_py_array(rows_object, NPY_INT32, 1, "rows");
+    int32_t num_rows = rows == NULL ? -1 : sp_py_length(rows, 0, "rows");
+    if (num_rows < 0) {
+        return NULL;
+    }
+    PyArrayObject *starts = sp_py_sized(starts_object, NPY_INT32, 1, "starts", 0, num_parts + 1);
+    if (starts == NULL) {
+        return NULL;
+    }
+    const int32_t *starts_data = PyArray_DATA(starts);
+    PyArrayObject *symbols =
+        sp_py_sized(symbols_object, NPY_INT32, 1, "symbols", 0, starts_data[num_parts]);
+    const float *prompt_data;
+    int32_t num_virtual;
+    if (symbols == NULL || !take_prompt(prompt, &prompt_data, &num_virtual)
+        || !check_width(prompt, sp_model_hidden_size(model_of(self)->model))) {
+        return NULL;
+    }
+    PyObject *logits = new_logits(self, num_rows);
+    if (logits == NULL) {
+        return NULL;
+    }
+    float *data = PyArray_DATA((PyArrayObject *)logits);
+    sp_options options = {.num_threads = threads, .pack_rows = 1};
+    sp_error error;
+    signal_watch watch;
+    enter_engine(self, &watch, &options);
+    sp_status status = sp_segment_extend(self->context, num_parts, PyArray_DATA(segments),
+                                         starts_data, PyArray_DATA(symbols), num_virtual,
+                                         prompt_data, num_rows, PyArray_DATA(rows), &options, data,
+                                         &error);
+    leave_engine(self, &watch);
+    if (status != SP_OK || PyErr_Occurred()) {
+        Py_DECREF(logits);
+        return sp_py_raise(&error);
+    }
+    return logits;
+}
+
+static PyObject *
+context_bytes(py_context *self, void *closure)
+{
+    (void)closure;
+    return PyLong_FromSize_t(sp_context_bytes(self->context));
+}
+
+/* ---- type ---- */
+
+static PyObject *
+context_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"model", NULL};
+    PyObject *model;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Context", names, &model)) {
+        return NULL;
+    }
+    PyObject *module = PyType_GetModule(type);
+    sp_py_state *state = module == NULL ? NULL : PyModule_GetState(module);
+    if (state == NULL) {
+        return NULL;
+    }
+    if (!Py_IS_TYPE(model, state->model_type)) {
+        PyErr_Format(PyExc_TypeError, "model: expected softprompt._core.Model, got %.100s",
+                     Py_TYPE(model)->tp_name);
+        return NULL;
+    }
+    py_context *self = (py_context *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    sp_error error;
+    self->model = Py_NewRef(model);
+    self->lock = PyThread_allocate_lock();
+    if (self->lock == NULL
+        || sp_context_create(((sp_py_model *)model)->model, &self->context, &error) != SP_OK) {
+        Py_DECREF(self);
+        PyErr_SetString(PyExc_RuntimeError, "no memory for a context");
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static int
+context_traverse(py_context *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->model);
+    return 0;
+}
+
+static void
+context_dealloc(py_context *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    sp_context_destroy(self->context);
+    if (self->lock != NULL) {
+        PyThread_free_lock(self->lock);
+    }
+    Py_CLEAR(self->model);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef context_methods[] = {
+    {"loss", (PyCFunction)context_loss, METH_VARARGS,
+     "loss($self, forest, prompt, losses, want_grad, num_threads, pack_rows, /)\n--\n\n"
+     "Log-probabilities [num_entries] float64 and gradient [num_virtual, d] float32 or None."},
+    {"loss_workspace", (PyCFunction)context_workspace, METH_VARARGS,
+     "loss_workspace($self, forest, prompt, losses, want_grad, num_threads, pack_rows, /)\n--\n\n"
+     "Bytes of workspace that the same call of loss takes."},
+    {"logits", (PyCFunction)context_logits, METH_VARARGS,
+     "logits($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
+     "Logits [len(rows), vocab_size] float32 after each of the rising rows."},
+    {"segment_create", (PyCFunction)context_segment_create, METH_VARARGS,
+     "segment_create($self, parent, capacity, /)\n--\n\nA new resident segment."},
+    {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
+     "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
+     "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},
+    {"segment_release", (PyCFunction)context_segment_release, METH_VARARGS,
+     "segment_release($self, segment, /)\n--\n\nGives a resident segment's memory back."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef context_getset[] = {
+    {"bytes", (getter)context_bytes, NULL, "Bytes of workspace and resident segments.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot context_slots[] = {
+    {Py_tp_doc, "Context(model)\n--\n\nWorkspace and resident segments of one caller at a time."},
+    {Py_tp_new, context_new},
+    {Py_tp_traverse, context_traverse},
+    {Py_tp_dealloc, context_dealloc},
+    {Py_tp_methods, context_methods},
+    {Py_tp_getset, context_getset},
+    {0, NULL},
+};
+
+PyType_Spec sp_py_context_spec = {
+    .name = "softprompt._core.Context",
+    .basicsize = sizeof(py_context),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = context_slots,
+};

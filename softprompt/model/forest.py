@@ -1,0 +1,141 @@
+"""The packer: sequences of symbols into a forest of segments that share their common prefixes.
+
+A symbol is a token id (>= 0) or a row of the virtual-token matrix, written as ``-1 - row``. Nothing
+here knows what a prompt, a template or a demonstration is: what sequences have in common at their
+start is computed once, whatever it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["MIN_SAVED_ROWS", "Forest", "pack"]
+
+MIN_SAVED_ROWS = 4
+"""A prefix is cut out as a segment of its own where that saves at least so many rows: below that,
+one more segment costs about as much in attention as the rows cost in matrix products."""
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Segments in depth-first order, as ``csrc/softprompt.h`` describes them.
+
+    Attributes
+    ----------
+    parents : ndarray of int32, shape (num_segments,)
+        An earlier segment, or -1.
+    starts : ndarray of int32, shape (num_segments + 1,)
+        Rows of segment ``s``: ``starts[s]`` to ``starts[s + 1]``.
+    symbols : ndarray of int32, shape (num_rows,)
+    rows : list of ndarray of int32
+        For every sequence, the row of each of its symbols.
+    """
+
+    parents: np.ndarray
+    starts: np.ndarray
+    symbols: np.ndarray
+    rows: list[np.ndarray]
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What the engine takes."""
+        return self.parents, self.starts, self.symbols
+
+
+def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    length = min(len(a), len(b))
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _group_depth(common: np.ndarray, depth: int, end: int) -> tuple[int, int]:
+    """Length of the longest prefix worth sharing by the first sequences of a run, and their number.
+
+    ``common[i]`` is the length that sequences ``i - 1`` and ``i`` have in common. Among the prefixes
+    of the run's first sequence that are longer than `depth`, the one that saves most rows counts.
+    """
+    best_saved, best = MIN_SAVED_ROWS - 1, (0, 1)
+    shared, members = None, 1
+    for i in range(1, end):
+        shared = common[i] if shared is None else min(shared, common[i])
+        if shared <= depth:
+            break
+        members = i + 1
+        saved = (shared - depth) * (members - 1)
+        if saved > best_saved:
+            best_saved, best = saved, (int(shared), members)
+    return best
+
+
+def pack(sequences: Sequence[np.ndarray], *, share: bool = True) -> Forest:
+    """Pack sequences into a forest.
+
+    Parameters
+    ----------
+    sequences : sequence of ndarray of int32
+        Each with at least one symbol.
+    share : bool
+        False: every sequence becomes a tree of its own.
+
+    Returns
+    -------
+    Forest
+    """
+    order = (
+        sorted(range(len(sequences)), key=lambda i: sequences[i].tolist())
+        if share
+        else range(len(sequences))
+    )
+    ordered = [sequences[i] for i in order]
+    common = np.zeros(len(ordered) + 1, dtype=np.int64)
+    if share:
+        for i in range(1, len(ordered)):
+            common[i] = _common_prefix(ordered[i - 1], ordered[i])
+
+    parents: list[int] = []
+    pieces: list[np.ndarray] = []
+    starts: list[int] = [0]
+    row_of: list[np.ndarray | None] = [None] * len(ordered)
+
+    def add_segment(parent: int, symbols: np.ndarray) -> tuple[int, np.ndarray]:
+        parents.append(parent)
+        pieces.append(symbols)
+        first = starts[-1]
+        starts.append(first + len(symbols))
+        return len(parents) - 1, np.arange(first, starts[-1], dtype=np.int32)
+
+    # Each task is a run of sorted sequences that share their first `depth` symbols, which stand in
+    # `parent` and its ancestors at the rows `above`.
+    tasks = [(0, len(ordered), 0, -1, np.zeros(0, np.int32))]
+    while tasks:
+        begin, end, depth, parent, above = tasks.pop()
+        if begin == end:
+            continue
+        first = ordered[begin]
+        if len(first) == depth:  # all of it stands above already
+            row_of[begin] = above
+            tasks.append((begin + 1, end, depth, parent, above))
+            continue
+        length, members = _group_depth(common[begin:end], depth, end - begin)
+        if members == 1:
+            _, rows = add_segment(parent, first[depth:])
+            row_of[begin] = np.concatenate([above, rows])
+            tasks.append((begin + 1, end, depth, parent, above))
+            continue
+        segment, rows = add_segment(parent, first[depth:length])
+        tasks.append((begin + members, end, depth, parent, above))
+        tasks.append((begin, begin + members, length, segment, np.concatenate([above, rows])))
+
+    rows_in_order: list[np.ndarray] = [np.zeros(0, np.int32)] * len(ordered)
+    for place, rows in zip(order, row_of, strict=True):
+        assert rows is not None
+        rows_in_order[place] = rows
+    return Forest(
+        parents=np.array(parents, dtype=np.int32),
+        starts=np.array(starts, dtype=np.int32),
+        symbols=np.concatenate(pieces).astype(np.int32, copy=False),
+        rows=rows_in_order,
+    )

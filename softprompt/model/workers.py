@@ -1,0 +1,104 @@
+"""Engine contexts of one model: one for every caller that is at work, kept for the next one."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from softprompt.model.threads import engine
+
+__all__ = ["PACK_ROWS", "Worker", "Workers"]
+
+PACK_ROWS = 512
+"""Rows computed together. More rows make matrix products a little faster and take more memory."""
+
+SMALLEST_PACK_ROWS = 16
+
+
+@dataclass
+class Worker:
+    """One caller's context, and the prompts whose keys and values are resident in it."""
+
+    context: Any
+    prompts: OrderedDict[bytes, tuple[int, np.ndarray]] = field(default_factory=OrderedDict)
+
+
+class Workers:
+    """A pool of contexts on one model.
+
+    Parameters
+    ----------
+    core : softprompt._core.Model
+    weight_bytes : int
+        What the model's weights take of `memory_limit`.
+    memory_limit : int or None
+        Bytes for weights and workspace together; None: no limit.
+    """
+
+    _all: weakref.WeakSet[Workers] = weakref.WeakSet()
+
+    def __init__(self, core: Any, weight_bytes: int, memory_limit: int | None) -> None:
+        self.core = core
+        self.weight_bytes = weight_bytes
+        self.memory_limit = memory_limit
+        self.pack_rows = PACK_ROWS
+        self._reset()
+        Workers._all.add(self)
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[Worker] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[Worker]:
+        """Lend a worker; it comes back even if the call fails."""
+        with self._lock:
+            worker = self._free.pop() if self._free else None
+        if worker is None:
+            worker = Worker(engine().Context(self.core))
+        free = self._free
+        try:
+            yield worker
+        finally:
+            free.append(worker)
+
+    def rows_within_limit(self, context: Any, arguments: tuple, num_threads: int) -> int:
+        """Largest `pack_rows` with which a call of ``context.loss(*arguments, ...)`` stays within
+        the memory limit.
+
+        Raises
+        ------
+        RuntimeError
+            Not even the smallest does.
+        """
+        rows = self.pack_rows
+        if self.memory_limit is None:
+            return rows
+        while True:
+            needed = self.weight_bytes + context.loss_workspace(*arguments, num_threads, rows)
+            if needed <= self.memory_limit:
+                return rows
+            if rows <= SMALLEST_PACK_ROWS:
+                raise RuntimeError(
+                    f"memory_limit = {self.memory_limit} bytes: this call takes {needed} bytes, "
+                    f"{self.weight_bytes} of them weights"
+                )
+            rows = max(SMALLEST_PACK_ROWS, rows // 2)
+
+
+def _forget_contexts() -> None:
+    """In a forked child the parent's other threads are gone, and with them whatever they held."""
+    for workers in list(Workers._all):
+        workers._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_contexts)
