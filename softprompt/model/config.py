@@ -1,0 +1,197 @@
+"""`ModelConfig`: what a model says of itself; `ModelOrigin`: where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from softprompt.families import Spec
+
+__all__ = ["ModelConfig", "ModelOrigin", "gguf_config", "huggingface_config"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model's sizes, special tokens and original configuration.
+
+    Attributes
+    ----------
+    family : str
+        Name of the architecture, e.g. "llama" or "gpt2".
+    name_or_path : str
+        As given to `load_model`.
+    vocab_size, hidden_size, num_layers, num_attention_heads, num_kv_heads, head_dim : int
+        Sizes.
+    intermediate_size, max_positions : int
+        Width of the MLP; longest text with its prompt, in rows.
+    bos_token_id, pad_token_id : int or None
+        Special tokens; None where the model has none within its vocabulary.
+    eos_token_ids : tuple of int
+        Tokens that end a generated text.
+    adds_bos, adds_eos : bool
+        Whether the tokenizer puts them around a text.
+    tie_word_embeddings : bool
+        Whether the output head is the embedding table.
+    raw : dict
+        The original config.json, or GGUF metadata without the vocabulary.
+    """
+
+    family: str
+    name_or_path: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_positions: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+    adds_bos: bool
+    adds_eos: bool
+    tie_word_embeddings: bool
+    raw: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ModelOrigin:
+    """What a pickled model consists of.
+
+    Attributes
+    ----------
+    name_or_path : str
+        A name as given to `load_model`, or the absolute path of a folder or file.
+    options : dict
+        The other arguments of `load_model`.
+    fingerprint : str or None
+        Fingerprint that the weights must have, where it is known.
+    """
+
+    name_or_path: str
+    options: dict[str, Any]
+    fingerprint: str | None = None
+
+
+# Ids that transformers assumes for keys that config.json leaves out.
+_DEFAULT_IDS = {
+    "llama": {"bos_token_id": 1, "eos_token_id": 2},
+    "mistral": {"bos_token_id": 1, "eos_token_id": 2},
+    "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
+}
+
+
+def huggingface_config(
+    spec: Spec,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    *,
+    name_or_path: str,
+    adds: tuple[bool, bool],
+) -> ModelConfig:
+    """Build the configuration of a model from a Hugging Face folder.
+
+    Parameters
+    ----------
+    spec : Spec
+        The model.
+    config : mapping
+        config.json.
+    generation : mapping
+        generation_config.json (may be empty); its ids go before those of `config`, as in
+        transformers' ``generate``.
+    name_or_path : str
+        As given by the user.
+    adds : tuple of bool
+        Whether the tokenizer adds the begin and the end token.
+
+    Returns
+    -------
+    ModelConfig
+    """
+    defaults = _DEFAULT_IDS.get(config["model_type"], {})
+
+    def ids(key: str) -> tuple[int, ...]:
+        value = generation.get(key)
+        if value is None:
+            value = config.get(key, defaults.get(key))
+        return _valid_ids(value, spec)
+
+    return _config(
+        spec,
+        name_or_path=name_or_path,
+        bos=ids("bos_token_id"),
+        eos=ids("eos_token_id"),
+        pad=ids("pad_token_id"),
+        adds=adds,
+        raw=dict(config),
+    )
+
+
+def gguf_config(
+    spec: Spec, metadata: Mapping[str, Any], *, name_or_path: str, adds: tuple[bool, bool]
+) -> ModelConfig:
+    """Build the configuration of a model from GGUF metadata; see `huggingface_config`."""
+
+    def ids(*names: str) -> tuple[int, ...]:
+        values = (metadata.get(f"tokenizer.ggml.{name}_token_id") for name in names)
+        return tuple(i for value in values for i in _valid_ids(value, spec))
+
+    return _config(
+        spec,
+        name_or_path=name_or_path,
+        bos=ids("bos"),
+        eos=tuple(dict.fromkeys(ids("eos", "eot", "eom"))),
+        pad=ids("padding"),
+        adds=adds,
+        raw={
+            key: value
+            for key, value in metadata.items()
+            if isinstance(value, (str, int, float, bool)) or len(value) <= 4096
+        },
+    )
+
+
+def _config(
+    spec: Spec,
+    *,
+    name_or_path: str,
+    bos: tuple[int, ...],
+    eos: tuple[int, ...],
+    pad: tuple[int, ...],
+    adds: tuple[bool, bool],
+    raw: dict[str, Any],
+) -> ModelConfig:
+    return ModelConfig(
+        family=spec.family,
+        name_or_path=name_or_path,
+        vocab_size=spec.vocab_size,
+        hidden_size=spec.hidden_size,
+        num_layers=spec.num_layers,
+        num_attention_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        intermediate_size=spec.intermediate_size,
+        max_positions=spec.max_positions,
+        bos_token_id=bos[0] if bos else None,
+        eos_token_ids=eos,
+        pad_token_id=pad[0] if pad else None,
+        adds_bos=adds[0],
+        adds_eos=adds[1],
+        tie_word_embeddings=spec.tied,
+        raw=raw,
+    )
+
+
+def _valid_ids(value: Any, spec: Spec) -> tuple[int, ...]:
+    """Return the ids of a key that holds one or a list; configurations name absent tokens too."""
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return tuple(
+        int(i)
+        for i in values
+        if isinstance(i, (int, np.integer)) and not isinstance(i, bool) and 0 <= i < spec.vocab_size
+    )

@@ -1,0 +1,80 @@
+"""A model's fingerprint: equal for equal weights, in whatever file and layout they were stored."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+from softprompt.families import Spec
+
+__all__ = ["fingerprint"]
+
+ROWS = 64
+"""Rows of a weight that are hashed, evenly spaced from the first to the last."""
+
+# What two files of one model may say differently: a limit, and the layout of q and k.
+_LEFT_OUT = ("max_positions", "rope_interleaved")
+
+
+def fingerprint(spec: Spec, weights: Mapping[str, np.ndarray]) -> str:
+    """Hash a model's switches and a sample of its weights.
+
+    Parameters
+    ----------
+    spec : Spec
+        The model's switches.
+    weights : mapping of str to ndarray of float32
+        All weights by slot.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hexadecimal digits. Rows of q and k that a file keeps in the order of
+        interleaved rotations are hashed in the order of split halves, so that a GGUF of float16
+        and a Hugging Face folder of float16 agree.
+    """
+    digest = hashlib.sha256(json.dumps(_essentials(spec), sort_keys=True).encode())
+    for name in sorted(weights):
+        if name == "rope.inv_freq":
+            continue  # computed from the spec; a unit in the last place differs between files
+        array = weights[name]
+        digest.update(f"{name} {array.shape}".encode())
+        rows = _row_order(spec, name, array.shape[0])
+        if array.ndim > 1:
+            count = min(ROWS, array.shape[0])
+            chosen = np.arange(count) * (array.shape[0] - 1) // max(count - 1, 1)
+            rows = chosen if rows is None else rows[chosen]
+        sample = array if rows is None else array[rows]
+        digest.update(np.ascontiguousarray(sample, dtype="<f4").tobytes())
+    return digest.hexdigest()
+
+
+def _essentials(spec: Spec) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in spec.engine_dict().items():
+        if name in _LEFT_OUT:
+            continue
+        # Files keep numbers in single or in double precision.
+        values[name] = float(np.float32(value)).hex() if isinstance(value, float) else value
+    if spec.rope is not None:
+        values["rope_theta"] = float(np.float32(spec.rope.theta)).hex()
+        if spec.rope.scaling == "linear":
+            values["rope_factor"] = float(np.float32(spec.rope.factor)).hex()
+    return values
+
+
+def _row_order(spec: Spec, name: str, rows: int) -> np.ndarray | None:
+    """Return the stored row of every row in the order of split halves; None for the same order."""
+    if not spec.rope_interleaved or name.split(".")[-2] not in ("q", "k"):
+        return None
+    # Row j of the first half is stored at 2j, row j of the second at 2j + 1, head by head; rows
+    # that are not rotated stay.
+    half = spec.rotary_dim // 2
+    within = np.arange(spec.head_dim)
+    within[:half] = 2 * np.arange(half)
+    within[half : 2 * half] = 2 * np.arange(half) + 1
+    heads = np.arange(rows // spec.head_dim)[:, None] * spec.head_dim
+    return (heads + within).reshape(-1)

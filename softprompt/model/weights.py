@@ -1,0 +1,159 @@
+"""Stored tensors to float32 arrays, panel by panel, without a second copy of anything."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from softprompt.families import View
+from softprompt.formats import StoredTensor
+from softprompt.model.threads import engine
+
+__all__ = ["materialise"]
+
+PANEL = 1 << 20
+"""Numbers converted at a time where the slot is not laid out as the file (4 MiB of float32)."""
+
+ENGINE_TYPES: frozenset[str] = frozenset()
+"""Types that the engine converts, with all CPUs of the process."""
+
+
+def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a slot's weights.
+
+    Parameters
+    ----------
+    stored : StoredTensor
+        The tensor, whose shape is ``view.stored_shape(shape)``.
+    view : View
+        Which part of it the slot is.
+    shape : tuple of int
+        Shape of the slot, ``[out, in]`` or ``[out]``.
+
+    Returns
+    -------
+    ndarray of float32, C-contiguous, read-only
+        Where the file holds aligned float32 in the slot's own layout: the mapped file itself.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinity among the weights, or a type that holds none, with the tensor's name.
+    ImportError
+        A rare type needs the `gguf` library, which is not installed.
+    """
+    if re.match("BOOL|[IUC][0-9]|F[468]_|F4$", stored.dtype):
+        raise ValueError(
+            f"{stored.source}: tensor {stored.name!r} has type {stored.dtype}, expected F32, F16, "
+            "BF16, F64 or a quantised type of ggml"
+        )
+    if view.transpose:
+        out = np.empty(shape, dtype=np.float32)
+        _fill_transposed(stored, view, out)
+    else:
+        out = _borrowed(_rows_of(stored, view, shape[0]), shape)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+            _fill(stored, view, out)
+    _check_finite(stored, out)
+    out.flags.writeable = False
+    return out
+
+
+def _rows_of(stored: StoredTensor, view: View, rows: int) -> StoredTensor:
+    """Return the tensor restricted to the part of its rows that the view names."""
+    if view.parts == 1:
+        return stored
+    size = stored.data.size // view.parts
+    data = stored.data[view.part * size : (view.part + 1) * size]
+    return StoredTensor(stored.name, stored.dtype, (rows, *stored.shape[1:]), data, stored.source)
+
+
+def _borrowed(stored: StoredTensor, shape: tuple[int, ...]) -> np.ndarray | None:
+    if stored.dtype != "F32":
+        return None
+    array = stored.data.view("<f4").reshape(shape)
+    return array if array.flags.aligned and array.dtype == np.float32 else None
+
+
+def _fill(stored: StoredTensor, view: View, out: np.ndarray) -> None:
+    """Convert rows into `out`, which has their layout."""
+    part = _rows_of(stored, view, out.shape[0])
+    if stored.data.size % view.parts or (out.ndim == 1 and view.parts > 1):
+        # Blocks of a quantised vector may straddle its parts.
+        whole = np.empty(stored.shape, dtype=np.float32)
+        _convert(stored, stored.data, whole.reshape(-1), stored.shape[-1])
+        size = out.shape[0]
+        out[...] = whole[view.part * size : (view.part + 1) * size]
+    elif stored.dtype in ENGINE_TYPES:
+        _convert(part, part.data, out.reshape(-1), out.shape[-1])
+    else:
+        rows = out.reshape(-1, out.shape[-1])
+        data = part.data.reshape(rows.shape[0], -1)
+        step = max(1, PANEL // rows.shape[1])
+        for first in range(0, rows.shape[0], step):
+            panel = rows[first : first + step]
+            _convert(
+                part, data[first : first + step].reshape(-1), panel.reshape(-1), panel.shape[1]
+            )
+
+
+def _fill_transposed(stored: StoredTensor, view: View, out: np.ndarray) -> None:
+    """Convert ``[in, parts * out]`` as stored into ``[out, in]``."""
+    rows, columns = stored.shape
+    data = stored.data.reshape(rows, -1)
+    size = out.shape[0]
+    step = max(1, PANEL // columns)
+    buffer = np.empty((min(step, rows), columns), dtype=np.float32)
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        panel = buffer[: last - first]
+        _convert(stored, data[first:last].reshape(-1), panel.reshape(-1), columns)
+        out[:, first:last] = panel[:, view.part * size : (view.part + 1) * size].T
+
+
+def _convert(stored: StoredTensor, data: np.ndarray, out: np.ndarray, columns: int) -> None:
+    """Convert whole rows of `columns` numbers; `data` uint8 and `out` float32, both 1-D."""
+    if stored.dtype == "F32":
+        out[...] = data.view("<f4")
+    elif stored.dtype == "F64":
+        with np.errstate(over="ignore"):  # what does not fit becomes infinite and is refused
+            out[...] = data.view("<f8")
+    elif stored.dtype in ENGINE_TYPES:
+        engine().dequantize(stored.dtype, data, out)
+    else:
+        _convert_with_gguf(stored, data, out, columns)
+
+
+def _convert_with_gguf(
+    stored: StoredTensor, data: np.ndarray, out: np.ndarray, columns: int
+) -> None:
+    where = f"{stored.source}: tensor {stored.name!r} has type {stored.dtype}"
+    try:
+        import gguf
+    except ImportError as err:
+        raise ImportError(
+            f"{where}, which needs the gguf library: pip install softprompt[gguf]"
+        ) from err
+    try:
+        kind = gguf.GGMLQuantizationType[stored.dtype]
+        rows = gguf.quants.dequantize(data.reshape(out.size // columns, -1), kind)
+    except (KeyError, NotImplementedError) as err:
+        raise ValueError(
+            f"{where}, which gguf {getattr(gguf, '__version__', '')} does not convert to float32"
+        ) from err
+    out[...] = rows.reshape(-1)
+
+
+def _check_finite(stored: StoredTensor, array: np.ndarray) -> None:
+    flat = array.reshape(-1)
+    for first in range(0, flat.size, PANEL):
+        good = np.isfinite(flat[first : first + PANEL])
+        if not good.all():
+            place = first + int(np.argmin(good))
+            index = ", ".join(str(int(i)) for i in np.unravel_index(place, array.shape))
+            raise ValueError(
+                f"{stored.source}: tensor {stored.name!r} holds {flat[place]} (at [{index}] of the "
+                "weight), expected finite weights"
+            )
