@@ -79,10 +79,19 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
         The file.
     metadata : dict of str to str
         The header's `__metadata__`.
+    content : numpy.ndarray
+        uint8, read-only: the whole file, of which the tensors' data are views.
     """
 
-    def __init__(self, path: str, metadata: dict[str, str], tensors: dict[str, StoredTensor]):
+    def __init__(
+        self,
+        path: str,
+        content: np.ndarray,
+        metadata: dict[str, str],
+        tensors: dict[str, StoredTensor],
+    ):
         self.path = path
+        self.content = content
         self.metadata = metadata
         self._tensors = tensors
 
@@ -152,7 +161,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> SafetensorsFile:
         name: _checked_tensor(name, entry, payload, where) for name, entry in entries.items()
     }
     _check_ranges(entries, payload.size, where)
-    return SafetensorsFile(where, metadata, tensors)
+    return SafetensorsFile(where, mapped, metadata, tensors)
 
 
 def _checked_metadata(value: object, where: str) -> dict[str, str]:

@@ -39,8 +39,8 @@ import numpy as np
 
 from ..formats.atomic import TEMPORARY_SUFFIX, sync_folder, write_bytes
 from ..formats.bounded_json import load_json
-from ..formats.mapped_file import map_file, open_regular
-from ..formats.safetensors import open_safetensors, write_safetensors
+from ..formats.mapped_file import open_regular
+from ..formats.safetensors import SafetensorsFile, open_safetensors, write_safetensors
 from .model_card import is_own_card, model_card
 from .peft_config import CONFIG_MAX_BYTES, PeftFacts, peft_config, read_peft_config
 from .soft_prompt import POSITIONS, validate_prompt_array
@@ -60,7 +60,7 @@ FORMAT = "softprompt"
 FORMAT_VERSION = 1
 RECORD_MAX_BYTES = 16 * 1024 * 1024
 MAX_VALUES = 2**28  # Of one prompt; 1 GiB in float32, hundreds of times the largest in use.
-_READS = 5  # of a folder that changes while it is read
+_READS = 100  # of a folder that changes while it is read
 
 _SAVE_ID = re.compile(r"[0-9a-f]{16}")
 _LEFTOVER = re.compile(
@@ -126,14 +126,19 @@ def save_adapter(prompt: SoftPrompt, folder: str | os.PathLike[str]) -> Path:
         for name, data in files.items():
             digest.update(name.encode() + hashlib.sha256(data).digest())
         save_id = digest.hexdigest()[:16]
-        for name, data in files.items():
-            write_bytes(_staged(folder, name, save_id), data)
-        write_bytes(
-            folder / RECORD_NAME,
-            (json.dumps({**record, "save_id": save_id}, indent=2) + "\n").encode(),
-        )
-        for name in files:
-            os.replace(_staged(folder, name, save_id), folder / name)
+        staged = {name: _staged(folder, name, save_id) for name in files}
+        # Those of an interrupted save of the same prompt may already count.
+        kept = {path for path in staged.values() if path.exists()}
+        record_bytes = (json.dumps({**record, "save_id": save_id}, indent=2) + "\n").encode()
+        try:
+            for name, path in staged.items():
+                write_bytes(path, files[name])
+            write_bytes(folder / RECORD_NAME, record_bytes)
+        except BaseException:
+            _discard_unless_saved(folder, save_id, set(staged.values()) - kept)
+            raise
+        for name, path in staged.items():
+            os.replace(path, folder / name)
         sync_folder(folder)
         _remove_leftovers(folder)
     return folder
@@ -171,38 +176,42 @@ def load_adapter(path: str | os.PathLike[str], cls: type[SoftPrompt]) -> SoftPro
         return _load_folder(path.parent, cls)
     if path.name == TENSOR_FILE_NAME and (path.parent / CONFIG_NAME).exists():
         return _load_folder(path.parent, cls)
-    return cls(_prompt_values(_prompt_tensor(path)))
+    return cls(_prompt_values(_prompt_tensor(open_safetensors(path))))
 
 
 def _load_folder(folder: Path, cls: type[SoftPrompt]) -> SoftPrompt:
-    before = _record_stamp(folder)
+    failures = 0
     for _ in range(_READS):
-        failure = None
+        before, failure = _record_stamp(folder), None
         try:
-            prompt, interrupted = _read_folder(folder, cls)
+            prompt, staged = _read_folder(folder, cls)
         except (ValueError, FileNotFoundError) as err:
             failure = err
-        after = _record_stamp(folder)
-        if after == before:
-            if failure is not None:
-                raise failure
-            if interrupted:
-                _warn_of_interrupted_save(folder)
+        if _record_stamp(folder) != before:
+            failures = 0
+        elif failure is None:
+            if staged is not None:
+                _warn_of_interrupted_save(folder, staged)
             return prompt
-        before = after
+        else:
+            # A save under way may rename each staged file just before it is opened.
+            failures += 1
+            if failures > len((CONFIG_NAME, TENSOR_FILE_NAME)):
+                raise failure
     raise OSError(f"{folder}: {RECORD_NAME} changed {_READS} times while the prompt was being read")
 
 
-def _read_folder(folder: Path, cls: type[SoftPrompt]) -> tuple[SoftPrompt, bool]:
+def _read_folder(folder: Path, cls: type[SoftPrompt]) -> tuple[SoftPrompt, Path | None]:
+    """Return the prompt, and its tensor file's path if that is a staged one."""
     record = _read_record(folder / RECORD_NAME)
     config_path, tensor_path = folder / CONFIG_NAME, folder / TENSOR_FILE_NAME
-    interrupted = False
+    staged = None
     if record is not None:
         staged_config = _staged(folder, CONFIG_NAME, record["save_id"])
-        staged_tensor = _staged(folder, TENSOR_FILE_NAME, record["save_id"])
         config_path = staged_config if staged_config.exists() else config_path
+        staged_tensor = _staged(folder, TENSOR_FILE_NAME, record["save_id"])
         if staged_tensor.exists():
-            tensor_path, interrupted = staged_tensor, True
+            tensor_path = staged = staged_tensor
     if not config_path.exists():
         raise FileNotFoundError(f"{folder}: no {CONFIG_NAME}{_hint(folder)}")
     facts = read_peft_config(load_json(config_path, max_bytes=CONFIG_MAX_BYTES), str(config_path))
@@ -210,12 +219,13 @@ def _read_folder(folder: Path, cls: type[SoftPrompt]) -> tuple[SoftPrompt, bool]
         if (folder / PICKLE_NAME).exists():
             raise _pickle_error(folder / PICKLE_NAME)
         raise FileNotFoundError(f"{folder}: {CONFIG_NAME} without {TENSOR_FILE_NAME}")
-    stored = _prompt_tensor(tensor_path)
+    file = open_safetensors(tensor_path)
+    stored = _prompt_tensor(file)
     rows = _encoder_rows(stored, facts, config_path)
     if record is None:
-        return cls(_prompt_values(stored)[:rows], base_model=facts.base_model()), False
+        return cls(_prompt_values(stored)[:rows], base_model=facts.base_model()), None
     expected = [record["num_virtual_tokens"], record["hidden_size"]]
-    digest = hashlib.sha256(map_file(tensor_path)).hexdigest()
+    digest = hashlib.sha256(file.content).hexdigest()
     if digest != record["tensor_sha256"] or list(stored.shape) != expected:
         raise ValueError(
             f"{tensor_path}: shape {list(stored.shape)} and SHA-256 {digest[:16]}..., "
@@ -225,7 +235,7 @@ def _read_folder(folder: Path, cls: type[SoftPrompt]) -> tuple[SoftPrompt, bool]
             f"replaced it. To load the tensor as it is, remove {folder / RECORD_NAME}"
         )
     records = {key: record.get(key) for key in ("task", "training", "base_model")}
-    return cls(_prompt_values(stored), position=record["position"], **records), interrupted
+    return cls(_prompt_values(stored), position=record["position"], **records), staged
 
 
 def _read_record(path: Path) -> dict | None:
@@ -257,8 +267,8 @@ def _read_record(path: Path) -> dict | None:
     return record
 
 
-def _prompt_tensor(path: Path) -> StoredTensor:
-    file = open_safetensors(path)
+def _prompt_tensor(file: SafetensorsFile) -> StoredTensor:
+    path = file.path
     if TENSOR_NAME not in file:
         names = ", ".join(sorted(file)[:4]) or "none"
         raise ValueError(
@@ -342,6 +352,15 @@ def _record_stamp(folder: Path) -> bytes | None:
         return None  # Absent, or unreadable: reading it then says why.
 
 
+def _discard_unless_saved(folder: Path, save_id: str, staged: set[Path]) -> None:
+    with suppress(OSError, ValueError):  # Then the record is not known to be another's.
+        record = _read_record(folder / RECORD_NAME)
+        if record is None or record["save_id"] != save_id:
+            for path in staged:
+                with suppress(OSError):
+                    os.unlink(path)
+
+
 def _staged(folder: Path, name: str, save_id: str) -> Path:
     return folder / f".{name}.{save_id}"
 
@@ -353,9 +372,10 @@ def _remove_leftovers(folder: Path) -> None:
                 os.unlink(folder / entry)
 
 
-def _warn_of_interrupted_save(folder: Path) -> None:
+def _warn_of_interrupted_save(folder: Path, staged: Path) -> None:
     with _folder_lock(folder, wait=False) as locked:
-        if locked:  # Otherwise a save is under way and will finish.
+        # Otherwise a save is under way, or has finished meanwhile.
+        if locked and staged.exists():
             warnings.warn(
                 f"{folder}: the last save was interrupted. The prompt loaded is complete, but "
                 "other "
