@@ -1,0 +1,211 @@
+"""From filled templates to token ids of a bounded number."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from softprompt.estimators.template import Template
+
+_CHUNK = 1024
+
+
+class TextEncoder:
+    """Turns texts into the ids that stand before an answer.
+
+    Parameters
+    ----------
+    tokenizer : object with ``encode`` and optionally ``encode_batch``
+    adds_eos : bool
+        Whether the tokenizer ends a text with an end token. It would close the text before the
+        answer, so it is left off.
+    eos_token_ids : sequence of int
+    """
+
+    def __init__(self, tokenizer: Any, *, adds_eos: bool, eos_token_ids: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._ends = frozenset(eos_token_ids) if adds_eos else frozenset()
+
+    @classmethod
+    def of(cls, model: Any) -> TextEncoder:
+        """Return the encoder of a model.
+
+        Raises
+        ------
+        ValueError
+            If the model has no tokenizer.
+        """
+        if model.tokenizer is None:
+            raise ValueError(
+                "the model has no tokenizer, and an estimator reads texts; give one to "
+                "load_model(..., tokenizer=...)"
+            )
+        config = model.config
+        return cls(
+            model.tokenizer, adds_eos=config.adds_eos, eos_token_ids=config.eos_token_ids or ()
+        )
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of texts that something follows, with the model's special tokens."""
+        encode_batch = getattr(self._tokenizer, "encode_batch", None)
+        if encode_batch is None:
+            encoded = [self._tokenizer.encode(text, add_special_tokens=True) for text in texts]
+        else:
+            encoded = []
+            for start in range(0, len(texts), _CHUNK):
+                chunk = list(texts[start : start + _CHUNK])
+                encoded += encode_batch(chunk, add_special_tokens=True)
+        return [self._without_end(list(ids)) for ids in encoded]
+
+    def answer(self, text: str) -> list[int]:
+        """Return the ids of a label or target, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _without_end(self, ids: list[int]) -> list[int]:
+        return ids[:-1] if ids and ids[-1] in self._ends else ids
+
+
+class RowEncoder:
+    """Fills a template and encodes the result as one text, shortening fields where it is too long.
+
+    Parameters
+    ----------
+    template : Template
+    encoder : TextEncoder
+    before : str
+        What stands before every row's text (demonstrations); never shortened.
+    limit : int or None
+        Most tokens of a row, `before` included; None for no limit.
+    truncation : {"field", "error"}
+        ``"field"`` cuts the end of the field with the most characters (of several that are
+        equally long, of all of them) until the text fits. ``"error"`` refuses the row.
+
+    Attributes
+    ----------
+    num_shortened, num_rows : int
+        Counted since the object was made.
+    """
+
+    def __init__(
+        self,
+        template: Template,
+        encoder: TextEncoder,
+        *,
+        before: str = "",
+        limit: int | None = None,
+        truncation: str = "field",
+    ) -> None:
+        self.template = template
+        self.limit = limit
+        self.num_shortened = 0
+        self.num_rows = 0
+        self._encoder = encoder
+        self._before = before
+        self._truncation = truncation
+
+    def encode(
+        self,
+        rows: Sequence[dict[str, str]],
+        *,
+        name: str = "X",
+        numbers: Sequence[int] | np.ndarray | None = None,
+    ) -> list[list[int]]:
+        """Return the ids of every row.
+
+        Parameters
+        ----------
+        rows : sequence of dict
+            As `collect_rows` returns them.
+        name : str
+            What messages call the rows.
+        numbers : sequence of int, optional
+            The number of each, for messages; default: counted from 0.
+
+        Raises
+        ------
+        ValueError
+            If a row is too long and may not, or cannot, be shortened.
+        """
+        self.num_rows += len(rows)
+        encoded = self._encoder.texts([self._before + self.template.fill(row) for row in rows])
+        if self.limit is None:
+            return encoded
+        for index, ids in enumerate(encoded):
+            if len(ids) > self.limit:
+                where = f"{name}[{index if numbers is None else numbers[index]}]"
+                if self._truncation == "error":
+                    raise ValueError(
+                        f"{where} has {len(ids)} tokens with the template, at most {self.limit} "
+                        "fit; truncation='field' would shorten its field"
+                    )
+                encoded[index] = self._encode(self.shortened(rows[index], where))
+                self.num_shortened += 1
+        return encoded
+
+    def shortened(self, row: dict[str, str], where: str) -> dict[str, str]:
+        """Return the row with its longest fields cut so that its text fits.
+
+        One number decides: the most characters that a field may keep. Tokens do not add up over
+        pieces of a text, so the whole text is encoded at every trial.
+        """
+        if self.limit is None or len(self._encode(row)) <= self.limit:
+            return row
+        longest = max(map(len, row.values()))
+        least = self._length(row, 0)
+        if least > self.limit:
+            raise ValueError(
+                f"{where}: the text around the fields alone has {least} tokens, at most "
+                f"{self.limit} fit; shorten the template, take fewer examples, or raise max_length"
+            )
+        # Gallop first, so that a text of megabytes is not encoded at every trial.
+        keep, too_many = 0, max(1, 2 * self.limit)
+        while too_many < longest and self._length(row, too_many) <= self.limit:
+            keep, too_many = too_many, 2 * too_many
+        too_many = min(too_many, longest)
+        while too_many - keep > 1:
+            middle = (keep + too_many) // 2
+            if self._length(row, middle) <= self.limit:
+                keep = middle
+            else:
+                too_many = middle
+        return _cut(row, keep)
+
+    def warn(self) -> None:
+        """Warn once, with the count, if rows were shortened."""
+        if self.num_shortened:
+            warnings.warn(
+                f"{self.num_shortened} of {self.num_rows} rows were longer than {self.limit} "
+                "tokens; their longest field was shortened (truncation='error' refuses them)",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _encode(self, row: dict[str, str]) -> list[int]:
+        return self._encoder.texts([self._before + self.template.fill(row)])[0]
+
+    def _length(self, row: dict[str, str], keep: int) -> int:
+        return len(self._encode(_cut(row, keep)))
+
+
+def _cut(row: dict[str, str], keep: int) -> dict[str, str]:
+    return {field: text[:keep] for field, text in row.items()}
+
+
+def shorten_answer(
+    ids: list[int], limit: int, *, truncation: str, where: str
+) -> tuple[list[int], bool]:
+    """Return the first `limit` ids of a target and whether there were more.
+
+    Raises
+    ------
+    ValueError
+        If there were more and `truncation` is ``"error"``.
+    """
+    if len(ids) <= limit:
+        return ids, False
+    if truncation == "error":
+        raise ValueError(f"{where} has {len(ids)} tokens, at most {limit} fit")
+    return ids[:limit], True
