@@ -260,7 +260,11 @@ def generate(
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: expected at least 0")
     sampler = Sampler(temperature, top_k, top_p, seed)
+    if stop is not None and not isinstance(stop, (str, list, tuple)):
+        raise TypeError(f"stop = {stop!r}: expected a text or a list of texts")
     stops = [stop] if isinstance(stop, str) else list(stop or [])
+    if stream is not None and not callable(stream):
+        raise TypeError(f"stream = {stream!r}: expected a function of (row, piece)")
     if any(not isinstance(word, str) or not word for word in stops):
         raise ValueError(f"stop = {stop!r}: expected texts that are not empty")
     if model.tokenizer is None and (stops or stream is not None):

@@ -9,7 +9,7 @@ import numpy as np
 
 from softprompt.model.embeddings import Embeddings
 from softprompt.model.forest import Forest, pack
-from softprompt.model.sequences import PromptTable, check_ids, check_weights
+from softprompt.model.sequences import PromptTable, check_ids, check_weights, is_several
 from softprompt.model.threads import check_num_threads
 from softprompt.model.workers import Workers
 
@@ -33,6 +33,8 @@ class Model:
     tokenizer : object or None
     embeddings : array-like of float32, shape (vocab_size, hidden_size)
         In the space of transformers' ``inputs_embeds``.
+    weights : dict of ndarray of float32
+        By slot; not to be changed.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class Model:
         weight_bytes = sum(array.nbytes for array in weights.values())
         self._workers = Workers(core, weight_bytes, None)
         self.memory_limit = memory_limit
-        self._weights = weights
+        self.weights = weights
         self._share = True
         self._fingerprint: str | None = None
 
@@ -95,7 +97,7 @@ class Model:
         if self._fingerprint is None:
             from softprompt.model.fingerprint import fingerprint
 
-            self._fingerprint = fingerprint(self.spec, self._weights)
+            self._fingerprint = fingerprint(self.spec, self.weights)
         return self._fingerprint
 
     def __copy__(self) -> Model:
@@ -151,7 +153,7 @@ class Model:
 
     def _prompts(self, prompt: object, count: int) -> tuple[PromptTable, list[int]]:
         """The prompts' table, and which of them each of `count` inputs has."""
-        if isinstance(prompt, (list, tuple)):
+        if is_several(prompt):
             if len(prompt) != count:
                 raise ValueError(
                     f"prompt: {len(prompt)} prompts for {count} inputs, expected one (or None) each"
@@ -224,7 +226,7 @@ class Model:
         return [loss for loss, _ in result] if isinstance(result, list) else result[0]
 
     def _loss(self, prompt: object, examples: Sequence, *, want_grad: bool) -> Any:
-        several = isinstance(prompt, (list, tuple))
+        several = is_several(prompt)
         prompts: Sequence[object] = prompt if several else [prompt]  # type: ignore[assignment]
         lists = examples if several else [examples]
         if len(prompts) != len(lists):

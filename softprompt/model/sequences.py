@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,20 @@ import numpy as np
 
 from softprompt.prompt import SoftPrompt, validate_prompt_array
 
-__all__ = ["PromptTable", "check_ids", "check_weights"]
+__all__ = ["PromptTable", "check_ids", "check_weights", "is_several"]
+
+
+def is_several(prompt: object) -> bool:
+    """Whether `prompt` is a list of prompts; nested numbers of one prompt are not."""
+    if not isinstance(prompt, (list, tuple)):
+        return False
+    first = next((p for p in prompt if p is not None), None)
+    if first is None or isinstance(first, SoftPrompt):
+        return True
+    try:
+        return np.ndim(first) != 1  # type: ignore[arg-type]
+    except ValueError:  # ragged
+        return True
 
 
 def check_ids(ids: object, *, vocab_size: int, where: str) -> np.ndarray:
@@ -32,8 +46,8 @@ def check_ids(ids: object, *, vocab_size: int, where: str) -> np.ndarray:
         return np.zeros(0, dtype=np.int32)
     if array.ndim != 1:
         raise ValueError(
-            f"{where}: expected a flat list of token ids, got {array.ndim} dimensions "
-            f"with shape {array.shape}"
+            f"{where}: expected a flat list of token ids, got {reprlib.repr(ids)} with shape "
+            f"{array.shape}"
         )
     if array.dtype == object and all(
         isinstance(x, (int, np.integer)) and not isinstance(x, bool) for x in array

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 from reference.twin import Twin
-from softprompt.model.config import ModelConfig
-from softprompt.model.model import Model, ModelOrigin
+from softprompt.model.config import ModelConfig, ModelOrigin
+from softprompt.model.model import Model
 
 from softprompt import _core
 from softprompt.families.spec import Spec
@@ -68,4 +68,8 @@ def engine_model(twin: Twin, *, bos_token_id: int | None = None) -> Model:
 @contextmanager
 def without_sharing(model: Model) -> Iterator[None]:
     """Every sequence alone, the prompt included, while the block runs."""
-    raise NotImplementedError
+    model._share = False
+    try:
+        yield
+    finally:
+        model._share = True

@@ -188,7 +188,7 @@ def test_nothing_asked_nothing_answered(model):
     assert model.rank([], [[6], [7]]).shape == (0, 2)
 
 
-@pytest.mark.parametrize("call", ["logits", "log_likelihood", "rank", "generate"])
+@pytest.mark.parametrize("call", ["log_likelihood", "rank", "generate"])
 def test_empty_input_without_a_prompt(model, call):
     arguments = {
         "logits": ([[5], []],),
