@@ -1,5 +1,6 @@
 """Estimators with scikit-learn's interface: train a soft prompt, use it, score it."""
 
 from softprompt.estimators.classifier import SoftPromptClassifier
+from softprompt.estimators.generator import SoftPromptGenerator
 
-__all__ = ["SoftPromptClassifier"]
+__all__ = ["SoftPromptClassifier", "SoftPromptGenerator"]

@@ -14,7 +14,8 @@ from sklearn.utils import check_random_state
 
 from softprompt.estimators.demonstrations import choose_demonstrations, render_demonstrations
 from softprompt.estimators.encoding import RowEncoder, TextEncoder
-from softprompt.estimators.rows import check_same_length, collect_rows
+from softprompt.estimators.labelled import LabelledRows
+from softprompt.estimators.rows import collect_rows
 from softprompt.estimators.splits import split_validation
 from softprompt.estimators.template import Template
 from softprompt.optim.validation import check_count, check_number
@@ -26,49 +27,6 @@ from softprompt.tuner.progress import bar_over
 from softprompt.tuner.record import environment
 
 _ROWS_AT_A_TIME = 256  # of one call to the model when predicting
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledRows:
-    """Rows with their answers.
-
-    Attributes
-    ----------
-    name : str
-        What messages call the rows.
-    numbers : ndarray of int
-        Each row's number in what the user passed, for messages.
-    rows : list of dict
-        Fields of the template.
-    answers : list of str
-        Label or target text.
-    classes : ndarray of int
-        Class of each row; all 0 where there are none.
-    sample_weight : ndarray of float64
-        Positive.
-    """
-
-    name: str
-    numbers: np.ndarray
-    rows: list[dict[str, str]]
-    answers: list[str]
-    classes: np.ndarray
-    sample_weight: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, chosen: Sequence[int] | np.ndarray) -> LabelledRows:
-        """Return some of the rows."""
-        chosen = np.asarray(chosen, np.intp)
-        return LabelledRows(
-            self.name,
-            self.numbers[chosen],
-            [self.rows[row] for row in chosen],
-            [self.answers[row] for row in chosen],
-            self.classes[chosen],
-            self.sample_weight[chosen],
-        )
 
 
 @dataclass(frozen=True)
@@ -116,6 +74,10 @@ class SoftPromptEstimator(BaseEstimator):
 
     # ---- what a subclass says ----
 
+    def _check_parameters(self) -> None:
+        """Check the parameters that only the subclass has."""
+        raise NotImplementedError
+
     def _make_objective(
         self, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, list[list[int]] | None]:
@@ -139,7 +101,7 @@ class SoftPromptEstimator(BaseEstimator):
 
     # ---- fitting ----
 
-    def _check_shared_parameters(self) -> None:
+    def _check_all_parameters(self) -> None:
         check_count("num_virtual_tokens", self.num_virtual_tokens)
         check_count("examples", self.examples)
         check_count("max_steps", self.max_steps, minimum=1)
@@ -155,21 +117,26 @@ class SoftPromptEstimator(BaseEstimator):
         check_number(
             "validation_fraction", self.validation_fraction, maximum=1.0, open_maximum=True
         )
-        check_choice("truncation", self.truncation, ("field", "error"))
-        check_choice("prompt_position", self.prompt_position, ("start", "after_bos"))
-        check_choice("progress", self.progress, (True, False, "auto"))
-        check_choice("resume", self.resume, (True, False))
-        if self.checkpoint_dir is not None and not isinstance(
-            self.random_state, (int, np.integer)
-        ):
+        self._check_choice("truncation", ("field", "error"))
+        self._check_choice("prompt_position", ("start", "after_bos"))
+        self._check_choice("progress", (True, False, "auto"))
+        self._check_choice("resume", (True, False))
+        if self.checkpoint_dir is not None and not isinstance(self.random_state, (int, np.integer)):
             raise ValueError(
                 f"checkpoint_dir needs random_state to be an int, got {self.random_state!r}: a "
                 "resumed run must draw the same rows"
             )
+        self._check_parameters()
+
+    def _check_choice(self, name: str, choices: Sequence[Any]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (str, bool)) or value not in choices:
+            expected = ", ".join(map(repr, choices))
+            raise ValueError(f"{name} must be one of {expected}, got {value!r}")
 
     def _load(self) -> None:
         """Set what does not depend on rows: the model, its encoder, the template."""
-        self._check_shared_parameters()
+        self._check_all_parameters()
         template = Template(self.template)
         model = self.model
         if isinstance(model, (str, os.PathLike)):
@@ -248,9 +215,7 @@ class SoftPromptEstimator(BaseEstimator):
         )
         self._set_result(result)
 
-    def _split(
-        self, rows: LabelledRows, seeds: _Seeds
-    ) -> tuple[LabelledRows, LabelledRows | None]:
+    def _split(self, rows: LabelledRows, seeds: _Seeds) -> tuple[LabelledRows, LabelledRows | None]:
         rng = np.random.default_rng(seeds.split)
         training, held_out = split_validation(rows.classes, self.validation_fraction, rng)
         if not len(held_out):
@@ -276,7 +241,8 @@ class SoftPromptEstimator(BaseEstimator):
         left = rows.take(np.setdiff1d(np.arange(len(rows)), chosen))
         if trained and not len(left):
             raise ValueError(
-                f"examples={self.examples} demonstrations leave none of {len(rows)} rows to train on"
+                f"examples={self.examples} demonstrations leave none of {len(rows)} rows to train "
+                "on"
             )
         shown = rows.take(chosen)
         texts = shown.rows
@@ -443,76 +409,9 @@ class SoftPromptEstimator(BaseEstimator):
         encoder.warn()
 
 
-def label_rows(
-    name: str,
-    rows: list[dict[str, str]],
-    answers: list[str],
-    classes: np.ndarray,
-    sample_weight: np.ndarray,
-) -> LabelledRows:
-    """Return rows with their answers, without those of weight 0, which must change nothing.
-
-    Raises
-    ------
-    ValueError
-        If no row is left.
-    """
-    everything = LabelledRows(
-        name, np.arange(len(rows)), rows, answers, classes, sample_weight
-    )
-    weighty = np.flatnonzero(sample_weight > 0)
-    if not len(weighty):
-        raise ValueError("sample_weight (times class_weight) is 0 for every row")
-    return everything.take(weighty)
-
-
 def load_prompt(prompt: Any) -> SoftPrompt:
     """Return a prompt as it is, or the one saved at a path."""
     return prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
-
-
-def check_sample_weight(sample_weight: Any, num_rows: int, *, name: str) -> np.ndarray:
-    """Return weights as float64 of shape ``(num_rows,)``; ones if there are none.
-
-    Raises
-    ------
-    TypeError
-        If they are no numbers.
-    ValueError
-        If there is not one a row, or one is negative, NaN or infinite.
-    """
-    if sample_weight is None:
-        return np.ones(num_rows)
-    try:
-        weights = np.asarray(sample_weight, np.float64)
-    except (TypeError, ValueError) as err:
-        raise TypeError(f"{name} must hold numbers: {err}") from err
-    if weights.ndim != 1:
-        raise ValueError(f"{name} must have one dimension, got the shape {weights.shape}")
-    check_same_length(num_rows, weights, rows="X", name=name)
-    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if len(bad):
-        raise ValueError(f"{name}[{bad[0]}] = {weights[bad[0]]}; weights are finite and not negative")
-    return weights
-
-
-def check_validation_data(validation_data: Any) -> tuple[Any, Any, Any]:
-    """Return rows, answers and weights (or None) of validation data.
-
-    Raises
-    ------
-    TypeError
-        If it is not a tuple of two or three.
-    """
-    if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-        kind = type(validation_data).__name__
-        if isinstance(validation_data, (tuple, list)):
-            kind += f" of {len(validation_data)}"
-        raise TypeError(
-            f"validation_data must be (X, y) or (X, y, sample_weight), got a {kind}"
-        )
-    rows, answers, *weight = validation_data
-    return rows, answers, weight[0] if weight else None
 
 
 def _text_of(task: dict[str, Any], name: str) -> str:
@@ -520,13 +419,6 @@ def _text_of(task: dict[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"the prompt's task has {name} = {value!r}, expected a text")
     return value
-
-
-def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise ValueError unless a parameter is one of its choices."""
-    if not isinstance(value, (str, bool)) or value not in choices:
-        expected = ", ".join(map(repr, choices))
-        raise ValueError(f"{name} must be one of {expected}, got {value!r}")
 
 
 def _is_plain(value: Any) -> bool:

@@ -10,15 +10,16 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted
 
 from softprompt.estimators.base import (
-    LabelledRows,
     SoftPromptEstimator,
-    check_choice,
-    check_sample_weight,
-    check_validation_data,
-    label_rows,
     load_prompt,
 )
 from softprompt.estimators.labels import Labels
+from softprompt.estimators.labelled import (
+    LabelledRows,
+    check_sample_weight,
+    check_validation_data,
+    label_rows,
+)
 from softprompt.estimators.rows import check_same_length, collect_rows, collect_values
 from softprompt.tuner import defaults
 from softprompt.tuner.objectives import (
@@ -34,7 +35,7 @@ _TASK_PARAMETERS = ("template", "objective", "length_normalize", "truncation", "
 
 
 class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
-    """Classify texts with a frozen language model and a soft prompt trained for the task.
+    r"""Classify texts with a frozen language model and a soft prompt trained for the task.
 
     A row fills the template; each class has a label text; the class whose label text the model
     finds most likely after [prompt][demonstrations][filled template] is predicted. `fit` trains the
@@ -46,7 +47,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
     model : Model, str or path
         A loaded model, or what `softprompt.load_model` takes; it is loaded by `fit`.
     template : str
-        Text with fields in braces, ``"Review: {sentence}\\nSentiment:"``. ``{{`` and ``}}`` stand
+        Text with fields in braces, ``"Review: {sentence}\nSentiment:"``. ``{{`` and ``}}`` stand
         for braces.
     labels : dict, list of str, or None
         Class -> label text; or the label texts, which are then the classes; or None: the classes
@@ -235,9 +236,6 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
             If the loss becomes infinite or NaN.
         """
         self._load()
-        check_choice("objective", self.objective, ("labels", "tokens"))
-        check_choice("validation_metric", self.validation_metric, ("accuracy", "loss"))
-        check_choice("length_normalize", self.length_normalize, (True, False))
         rows = collect_rows(X, self._template)
         if not rows:
             raise ValueError("X has no rows")
@@ -250,7 +248,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         training = self._label(rows, values, weight, names=("X", "y"), balance=True)
         if self.num_virtual_tokens and len(set(training.classes.tolist())) < 2:
             raise ValueError(
-                f"y has one class only, {values[training.numbers[0]]!r}; training needs at least two"
+                f"y has one class only, {values[training.numbers[0]]!r}; training needs at least "
+                "two"
             )
         validation = None
         if validation_data is not None:
@@ -338,6 +337,11 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         return np.concatenate(ranked)
 
     # ---- what the base asks for ----
+
+    def _check_parameters(self) -> None:
+        self._check_choice("objective", ("labels", "tokens"))
+        self._check_choice("validation_metric", ("accuracy", "loss"))
+        self._check_choice("length_normalize", (True, False))
 
     def _needs_blank(self) -> bool:
         return not self._template.ends_in_blank

@@ -99,7 +99,9 @@ class Labels:
             indices[row] = index
         return indices
 
-    def encode_texts(self, encode: Callable[[str], list[int]], *, length_normalize: bool) -> list[list[int]]:
+    def encode_texts(
+        self, encode: Callable[[str], list[int]], *, length_normalize: bool
+    ) -> list[list[int]]:
         """Return the token ids of every label text.
 
         Parameters

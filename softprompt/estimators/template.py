@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 
 class Template:
-    """A text with fields in braces, as ``"Review: {sentence}\\nSentiment:"``.
+    r"""A text with fields in braces, as ``"Review: {sentence}\nSentiment:"``.
 
     The syntax is the part of `str.format` that cannot surprise: a field is a name in braces, and
     ``{{`` and ``}}`` stand for braces. Positions, attributes, items, conversions and format
@@ -32,8 +32,8 @@ class Template:
 
     Examples
     --------
-    >>> Template("Q: {question}\\nA:").fill({"question": "Why?"})
-    'Q: Why?\\nA:'
+    >>> Template("Q: {question}\nA:").fill({"question": "Why?"})
+    'Q: Why?\nA:'
     """
 
     def __init__(self, text: str) -> None:

@@ -221,6 +221,8 @@ _DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
 
 def _array(stored: StoredTensor) -> np.ndarray:
     # The reader has checked that type, shape and bytes agree.
-    return stored.data.view(np.dtype(_DTYPES[stored.dtype]).newbyteorder("<")).astype(
-        _DTYPES[stored.dtype]
-    ).reshape(stored.shape)
+    return (
+        stored.data.view(np.dtype(_DTYPES[stored.dtype]).newbyteorder("<"))
+        .astype(_DTYPES[stored.dtype])
+        .reshape(stored.shape)
+    )

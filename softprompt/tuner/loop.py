@@ -147,7 +147,10 @@ class Run:
             "validation_rows": validation.digest() if validation is not None else None,
         }
         self._state = RunState(
-            prompt=start, step=0, optimizer=optimizer.state_dict(), batches=self._batches.state_dict()
+            prompt=start,
+            step=0,
+            optimizer=optimizer.state_dict(),
+            batches=self._batches.state_dict(),
         )
         self._saved: RunState | None = None
 
@@ -346,4 +349,3 @@ def tune(
         if on_interrupt is not None:
             on_interrupt(run.result())
         raise
-

@@ -225,7 +225,7 @@ class TokensValidation:
 def weighted_examples(
     inputs: Sequence[Sequence[int]], targets: Sequence[Sequence[int]], sample_weight: np.ndarray
 ) -> list[tuple[Any, ...]]:
-    """Return examples of ``loss_and_grad``, with one weight per target token where not all are 1."""
+    """Return examples of ``loss_and_grad``, with weights of target tokens where not all are 1."""
     if np.all(sample_weight == 1):
         return list(zip(inputs, targets, strict=True))
     weights = sample_weight.tolist()

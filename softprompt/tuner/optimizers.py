@@ -77,9 +77,7 @@ def make_optimizer(
     rate = check_number("learning_rate", learning_rate)
     check_count("warmup_steps", warmup_steps)
     if warmup_steps >= max_steps:
-        raise ValueError(
-            f"warmup_steps={warmup_steps} must be less than max_steps={max_steps}"
-        )
+        raise ValueError(f"warmup_steps={warmup_steps} must be less than max_steps={max_steps}")
     if schedule == "constant":
         course = constant(rate, warmup_steps=warmup_steps)
     else:
