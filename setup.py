@@ -60,7 +60,7 @@ def tool(name: str) -> str:
     """Path of a program on PATH or among the scripts of the running Python."""
     found = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
     if found is None:
-        raise stop(f"The program {name!r} was not found; it is needed to build the BLAS library in.")
+        raise stop(f"The program {name!r} was not found; the build needs it.")
     return found
 
 
@@ -91,15 +91,15 @@ class VendoredBlas:
         if len(found) != 1 or not licences:
             raise stop(f"{self.package}: expected one library and its licence, found {found}.")
         folder.mkdir(parents=True, exist_ok=True)
-        exported = [line.split()[0] for line in
-                    run(tool("nm"), "-DP", "--defined-only", str(found[0])).splitlines()]
+        symbols = run(tool("nm"), "-DP", "--defined-only", str(found[0])).splitlines()
+        exported = [line.split()[0] for line in symbols]
         renames = folder / "renames.txt"
         renames.write_text(
             "".join(f"{name} {self.prefix}{name.removeprefix('scipy_')}\n" for name in exported)
         )
         library = f"lib{LIBRARY}.so"
-        run(tool("patchelf"), "--set-soname", library, "--rename-dynamic-symbols", str(renames),
-            "--output", str(folder / library), str(found[0]))
+        edits = ["--set-soname", library, "--rename-dynamic-symbols", str(renames)]
+        run(tool("patchelf"), *edits, "--output", str(folder / library), str(found[0]))
         renames.unlink()
         shutil.copyfile(licences[0], folder / "LICENSE-OpenBLAS.txt")
 
@@ -139,7 +139,7 @@ def choose_blas() -> VendoredBlas | SystemBlas:
 
 
 class BuildEngine(build_ext):
-    """Compiles the engine and puts the vendored library beside it, in place or in the build tree."""
+    """Compiles the engine and puts the vendored library beside it."""
 
     def run(self) -> None:
         in_place = self.inplace  # build_ext builds into build_lib first and copies afterwards
@@ -170,8 +170,9 @@ def engine() -> Extension:
         undefine.append("NDEBUG")
     layers = ("base", "kernels", "model", "python")
     # relative to setup.py, as an sdist demands; sorted, so that builds are reproducible
-    sources = sorted(str(path.relative_to(ROOT)) for layer in layers
-                     for path in ROOT.glob(f"csrc/{layer}/*.c"))
+    sources = sorted(
+        str(path.relative_to(ROOT)) for layer in layers for path in ROOT.glob(f"csrc/{layer}/*.c")
+    )
     headers = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("csrc/**/*.h"))
     return Extension(
         "softprompt._core",

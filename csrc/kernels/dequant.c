@@ -5,10 +5,16 @@
 /* Numbers of a super-block of the K types. */
 enum { QK_K = 256 };
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "stored weights are little-endian; this host is not"
+#endif
+
 static inline uint16_t
 load16(const uint8_t *src)
 {
-    return (uint16_t)(src[0] | src[1] << 8);
+    uint16_t value;
+    memcpy(&value, src, sizeof(value)); /* src may be unaligned */
+    return value;
 }
 
 static inline float
