@@ -13,13 +13,13 @@ from softprompt.estimators.base import (
     SoftPromptEstimator,
     load_prompt,
 )
-from softprompt.estimators.labels import Labels
 from softprompt.estimators.labelled import (
     LabelledRows,
     check_sample_weight,
     check_validation_data,
     label_rows,
 )
+from softprompt.estimators.labels import Labels
 from softprompt.estimators.rows import check_same_length, collect_rows, collect_values
 from softprompt.tuner import defaults
 from softprompt.tuner.objectives import (

@@ -14,13 +14,13 @@ from softprompt.estimators.base import (
 )
 from softprompt.estimators.demonstrations import SEPARATOR
 from softprompt.estimators.encoding import shorten_answer
-from softprompt.estimators.metrics import METRICS, Metric, check_metric, score_texts
 from softprompt.estimators.labelled import (
     LabelledRows,
     check_sample_weight,
     check_validation_data,
     label_rows,
 )
+from softprompt.estimators.metrics import METRICS, Metric, check_metric, score_texts
 from softprompt.estimators.rows import check_same_length, collect_rows, collect_texts
 from softprompt.optim.validation import check_count
 from softprompt.prompt import SoftPrompt

@@ -25,7 +25,9 @@ class CharacterTokenizer:
         self._adds_bos, self._adds_eos = adds_bos, adds_eos
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids = [max(CHARACTERS.find(c), 0) if c in CHARACTERS else CHARACTERS.find("?") for c in text]
+        ids = [
+            max(CHARACTERS.find(c), 0) if c in CHARACTERS else CHARACTERS.find("?") for c in text
+        ]
         if add_special_tokens:
             ids = [BOS] * self._adds_bos + ids + [EOS] * self._adds_eos
         return ids
