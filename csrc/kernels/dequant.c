@@ -25,20 +25,21 @@ from_bits(uint32_t bits)
     return value;
 }
 
-/* IEEE half precision, without branches so that loops over it become vectors. Signalling NaNs stay
- * what they are. */
+/* IEEE half precision, by masks instead of branches so that loops over it become vectors. Signalling
+ * NaNs stay what they are. */
 static inline float
 half_to_float(uint16_t half)
 {
     const uint32_t magnitude = half & 0x7fffu;
     const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
     const uint32_t rebias = 112u << 23; /* exponent bias 127 instead of 15 */
-    uint32_t bits = (magnitude << 13) + rebias;
-    bits += magnitude >= 0x7c00u ? rebias : 0; /* infinity, NaN: the largest exponent */
-    float small = (float)(int32_t)magnitude * 0x1p-24f;
+    const uint32_t is_special = -(uint32_t)(magnitude >= 0x7c00u); /* infinity, NaN */
+    const uint32_t is_small = -(uint32_t)(magnitude < 0x0400u);    /* zero, denormal */
+    const uint32_t bits = (magnitude << 13) + rebias + (rebias & is_special);
+    const float small = (float)(int32_t)magnitude * 0x1p-24f;
     uint32_t small_bits;
     memcpy(&small_bits, &small, sizeof(small_bits));
-    return from_bits((magnitude < 0x0400u ? small_bits : bits) | sign);
+    return from_bits((small_bits & is_small) | (bits & ~is_small) | sign);
 }
 
 static inline float
