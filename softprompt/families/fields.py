@@ -137,5 +137,7 @@ def _is_finite(value: float) -> bool:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, int) and abs(value) >= 10**40:  # repr() refuses thousands of digits
+        return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -55,7 +55,7 @@ class ModelConfig:
     adds_bos: bool
     adds_eos: bool
     tie_word_embeddings: bool
-    raw: dict[str, Any] = field(repr=False)
+    raw: dict[str, Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,7 @@ def gguf_config(
         eos=tuple(dict.fromkeys(ids("eos", "eot", "eom"))),
         pad=ids("padding"),
         adds=adds,
-        raw={
-            key: value
-            for key, value in metadata.items()
-            if isinstance(value, (str, int, float, bool)) or len(value) <= 4096
-        },
+        raw={key: _plain(value) for key, value in metadata.items() if not _is_long(value)},
     )
 
 
@@ -185,6 +181,18 @@ def _config(
         tie_word_embeddings=spec.tied,
         raw=raw,
     )
+
+
+def _is_long(value: Any) -> bool:
+    """Say whether a value of GGUF metadata is a part of the vocabulary, by its length."""
+    return not isinstance(value, (str, int, float)) and len(value) > 4096
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers, texts and lists, which live without the mapped file."""
+    if isinstance(value, (str, int, float)):
+        return value
+    return value.tolist() if isinstance(value, np.ndarray) else [_plain(item) for item in value]
 
 
 def _valid_ids(value: Any, spec: Spec) -> tuple[int, ...]:

@@ -119,6 +119,7 @@ def _from_hub(repository: str, file: str, looked: list[str]) -> Path:
     name = repository + (f":{file}" if file else "")
     try:
         import huggingface_hub as hub
+        from huggingface_hub import constants
         from huggingface_hub.errors import (
             HFValidationError,
             LocalEntryNotFoundError,
@@ -138,7 +139,7 @@ def _from_hub(repository: str, file: str, looked: list[str]) -> Path:
             )
         )
 
-    looked.append(f"the hub's cache {hub.constants.HF_HUB_CACHE}")
+    looked.append(f"the hub's cache {constants.HF_HUB_CACHE}")
     try:
         found = fetch(local=True)
         if _is_complete(found):
@@ -147,10 +148,10 @@ def _from_hub(repository: str, file: str, looked: list[str]) -> Path:
         raise _not_found(name, looked) from err
     except (LocalEntryNotFoundError, OSError):
         pass  # not cached; the hub is asked next
-    if hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         looked.append("not the hub: HF_HUB_OFFLINE is set")
         raise _not_found(name, looked)
-    looked.append(f"the hub at {hub.constants.ENDPOINT}")
+    looked.append(f"the hub at {constants.ENDPOINT}")
     try:
         found = fetch(local=False)
     except (RepositoryNotFoundError, RemoteEntryNotFoundError) as err:

@@ -15,7 +15,10 @@ __all__ = ["materialise"]
 PANEL = 1 << 20
 """Numbers converted at a time where the slot is not laid out as the file (4 MiB of float32)."""
 
-ENGINE_TYPES: frozenset[str] = frozenset()
+ENGINE_TYPES = frozenset(
+    {"F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
+    | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+)
 """Types that the engine converts, with all CPUs of the process."""
 
 

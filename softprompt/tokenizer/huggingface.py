@@ -1,9 +1,8 @@
 """The tokenizer of a Hugging Face folder: tokenizer.json, or GPT-2's vocab.json and merges.txt.
 
-The pipeline is that of the file. Which special tokens stand around a text is decided as
-transformers 5 does it (``tokenization_utils_tokenizers.TokenizersBackend``): ``add_bos_token`` or
-``add_eos_token`` in tokenizer_config.json replace the file's post-processor; without them it
-stands.
+tokenizer.json is the whole pipeline, the special tokens around a text included. As in transformers
+5, ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json count only where there is no
+tokenizer.json.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from softprompt.formats import load_json
 from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
 
 MAX_TOKENIZER_BYTES = 512 * 1024 * 1024
+_GPT2_SPECIAL = "<|endoftext|>"
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
 
 
@@ -51,7 +51,7 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
     ):
         backend = _read_gpt2(folder, options)
         for key in ("bos_token", "eos_token", "unk_token"):
-            options.setdefault(key, "<|endoftext|>")
+            options.setdefault(key, _GPT2_SPECIAL)
     else:
         for name in ("tokenizer.model", "vocab.json", "tekken.json"):
             if (folder / name).is_file():
@@ -65,7 +65,7 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
         return None
     _add_tokens(backend, options, vocab_size, folder / "tokenizer_config.json")
     bos, eos = (_token_id(backend, options.get(key)) for key in ("bos_token", "eos_token"))
-    if backend.post_processor is None or "add_bos_token" in options or "add_eos_token" in options:
+    if not path.is_file():
         set_specials(
             backend,
             bos if options.get("add_bos_token") else None,
