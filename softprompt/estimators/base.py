@@ -72,6 +72,9 @@ class SoftPromptEstimator(BaseEstimator):
         tags.input_tags.dict = True
         return tags
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "prompt_")
+
     # ---- what a subclass says ----
 
     def _check_parameters(self) -> None:
@@ -136,6 +139,8 @@ class SoftPromptEstimator(BaseEstimator):
 
     def _load(self) -> None:
         """Set what does not depend on rows: the model, its encoder, the template."""
+        # A fit that fails leaves no half of an earlier one.
+        vars(self).pop("prompt_", None)
         self._check_all_parameters()
         template = Template(self.template)
         model = self.model

@@ -310,7 +310,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         -------
         ndarray of shape (n,)
         """
-        return self.classes_[self._log_probabilities(X).argmax(axis=1)]
+        chosen = self._log_probabilities(X).argmax(axis=1)
+        return self.classes_[chosen]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the softmax of the labels' summed log-likelihoods.
@@ -371,7 +372,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
             )
             check_sample_weight(sample_weight, len(rows), name="class_weight times sample_weight")
         answers = [self._labels.texts[index] for index in classes]
-        return label_rows(names[0], rows, answers, classes, sample_weight)
+        targets = [self._label_ids[index] for index in classes]
+        return label_rows(names[0], rows, answers, targets, classes, sample_weight)
 
     def _answer_length(self) -> int:
         return max(map(len, self._label_ids))
@@ -380,9 +382,12 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, list[list[int]]]:
         if self.objective == "tokens":
-            targets = [self._label_ids[index] for index in rows.classes]
             objective: Objective = TokensObjective(
-                self.model_, inputs, targets, rows.sample_weight, position=self.prompt_position
+                self.model_,
+                inputs,
+                rows.targets,
+                rows.sample_weight,
+                position=self.prompt_position,
             )
         else:
             objective = LabelsObjective(self.model_, *self._ranked(inputs, rows), **self._ranking())

@@ -280,38 +280,41 @@ checkpoint_every, resume, record, progress, random_state
             if not target:
                 raise ValueError(f"{names[1]}[{number}] is an empty text")
         weights = check_sample_weight(weight, len(rows), name=names[2])
-        return label_rows(names[0], rows, targets, np.zeros(len(rows), np.intp), weights)
+        trained = self.num_virtual_tokens > 0
+        ids = self._target_ids(targets, names[1]) if trained else [[] for _ in rows]
+        no_classes = np.zeros(len(rows), np.intp)
+        return label_rows(names[0], rows, targets, ids, no_classes, weights)
 
     def _answer_length(self) -> int:
         return self.max_new_tokens + 1  # and the end token
 
-    def _target_ids(self, rows: LabelledRows) -> list[list[int]]:
+    def _target_ids(self, targets: list[str], name: str) -> list[list[int]]:
         end = list(self.model_.config.eos_token_ids or ())[:1]
         encoded, num_shortened = [], 0
-        for text, number in zip(rows.answers, rows.numbers, strict=True):
+        for number, text in enumerate(targets):
             ids, shortened = shorten_answer(
                 self._encoder.answer(text),
                 self.max_new_tokens,
                 truncation=self.truncation,
-                where=f"the target of {rows.name}[{number}]",
+                where=f"{name}[{number}]",
             )
             num_shortened += shortened
             # A shortened target has not ended.
             encoded.append(ids if shortened else ids + end)
         if num_shortened:
             warnings.warn(
-                f"{num_shortened} of {len(encoded)} targets were longer than max_new_tokens="
-                f"{self.max_new_tokens} and were shortened (truncation='error' refuses them)",
+                f"{num_shortened} of {len(encoded)} targets in {name} were longer than "
+                f"max_new_tokens={self.max_new_tokens} and were shortened (truncation='error' "
+                "refuses them)",
                 UserWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
         return encoded
 
     def _make_objective(
         self, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, None]:
-        targets, weight = self._target_ids(rows), rows.sample_weight
-        position = self.prompt_position
+        targets, weight, position = rows.targets, rows.sample_weight, self.prompt_position
         return TokensObjective(self.model_, inputs, targets, weight, position=position), None
 
     def _make_validation(self, inputs: list[list[int]], rows: LabelledRows) -> Validation:
@@ -322,7 +325,7 @@ checkpoint_every, resume, record, progress, random_state
         return TokensValidation(
             self.model_,
             inputs,
-            self._target_ids(rows),
+            rows.targets,
             rows.sample_weight,
             position=self.prompt_position,
             score=score if self.validation_metric == "metric" else None,

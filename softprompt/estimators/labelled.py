@@ -25,6 +25,8 @@ class LabelledRows:
         Fields of the template.
     answers : list of str
         Label or target text.
+    targets : list of list of int
+        Token ids of the answers.
     classes : ndarray of int
         Class of each row; all 0 where there are none.
     sample_weight : ndarray of float64
@@ -35,6 +37,7 @@ class LabelledRows:
     numbers: np.ndarray
     rows: list[dict[str, str]]
     answers: list[str]
+    targets: list[list[int]]
     classes: np.ndarray
     sample_weight: np.ndarray
 
@@ -49,6 +52,7 @@ class LabelledRows:
             self.numbers[chosen],
             [self.rows[row] for row in chosen],
             [self.answers[row] for row in chosen],
+            [self.targets[row] for row in chosen],
             self.classes[chosen],
             self.sample_weight[chosen],
         )
@@ -58,6 +62,7 @@ def label_rows(
     name: str,
     rows: list[dict[str, str]],
     answers: list[str],
+    targets: list[list[int]],
     classes: np.ndarray,
     sample_weight: np.ndarray,
 ) -> LabelledRows:
@@ -68,7 +73,9 @@ def label_rows(
     ValueError
         If no row is left.
     """
-    everything = LabelledRows(name, np.arange(len(rows)), rows, answers, classes, sample_weight)
+    everything = LabelledRows(
+        name, np.arange(len(rows)), rows, answers, targets, classes, sample_weight
+    )
     weighty = np.flatnonzero(sample_weight > 0)
     if not len(weighty):
         raise ValueError("sample_weight (times class_weight) is 0 for every row")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def _iterate(X: Any, template: Template, name: str) -> Iterable[Any]:
         return _rows_of_columns({str(key): X[key] for key in columns}, template, name)
     if hasattr(X, "column_names") and hasattr(X, "select_columns"):
         # A data set decodes what is read (images, audio): read only what the template uses.
-        return X.select_columns([field for field in template.fields if field in X.column_names])
+        _check_columns(X.column_names, template, name)
+        return X.select_columns(list(template.fields))
     if not _is_iterable(X) or not hasattr(X, "__len__"):
         raise TypeError(f"{name} must be {_ACCEPTED}; got {type(X).__name__}")
     shape = getattr(X, "shape", None)
@@ -110,12 +111,7 @@ def _iterate(X: Any, template: Template, name: str) -> Iterable[Any]:
 
 def _rows_of_columns(columns: Mapping[str, Any], template: Template, name: str) -> Iterable[Any]:
     """Rows of what is stored by columns, made of the template's fields only."""
-    for field in template.fields:
-        if field not in columns:
-            raise ValueError(
-                f"{name} has no column {field!r}, which the template names; its columns are "
-                f"{_names(columns)}"
-            )
+    _check_columns(columns, template, name)
     chosen = {field: columns[field] for field in template.fields}
     for field, column in chosen.items():
         if isinstance(column, (str, bytes)) or not hasattr(column, "__len__"):
@@ -127,6 +123,15 @@ def _rows_of_columns(columns: Mapping[str, Any], template: Template, name: str) 
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{name} has columns of different lengths: {lengths}")
     return (dict(zip(chosen, values, strict=True)) for values in zip(*chosen.values(), strict=True))
+
+
+def _check_columns(columns: Collection[str], template: Template, name: str) -> None:
+    for field in template.fields:
+        if field not in columns:
+            raise ValueError(
+                f"{name} has no column {field!r}, which the template names; its columns are "
+                f"{_names(columns)}"
+            )
 
 
 def _text(row: Mapping[str, Any], field: str, where: str) -> str:

@@ -162,8 +162,7 @@ def test_too_few_rows_for_validation_warn(make):
 
 
 def test_patience_ends_a_run_that_does_not_improve(make, task):
-    words, y = task
-    classifier = make(learning_rate=0.0, patience=2, max_steps=1000).fit(words, y)
+    classifier = make(learning_rate=0.0, patience=2, max_steps=1000).fit(*task)
     assert classifier.n_iter_ == 20
     assert classifier.best_iter_ == 0
 
@@ -214,9 +213,7 @@ def test_another_prompt_is_a_start(make, task, tmp_path):
     second = make(init=first.prompt_, max_steps=1, learning_rate=0.0).fit(*task)
     np.testing.assert_array_equal(first.prompt_.embeddings, second.prompt_.embeddings)
     third = make(init=first.prompt_.save(tmp_path / "first"), max_steps=1, learning_rate=0.0)
-    np.testing.assert_array_equal(
-        first.prompt_.embeddings, third.fit(*task).prompt_.embeddings
-    )
+    np.testing.assert_array_equal(first.prompt_.embeddings, third.fit(*task).prompt_.embeddings)
 
 
 def test_automatic_learning_rate_is_a_fraction_of_the_embeddings_rms(make, task, model):
@@ -294,7 +291,7 @@ def test_a_prompt_without_a_task_cannot_be_a_classifier(model):
     with pytest.raises(ValueError, match="task is None, expected 'classification'"):
         SoftPromptClassifier.from_prompt(prompt, model)
     prompt = SoftPrompt(np.ones((2, 32), np.float32), task={"kind": "classification"})
-    with pytest.raises(ValueError, match="lacks .*'template'.*'classes'"):
+    with pytest.raises(ValueError, match=r"lacks .*'template'.*'classes'"):
         SoftPromptClassifier.from_prompt(prompt, model)
 
 
