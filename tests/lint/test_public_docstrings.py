@@ -48,10 +48,8 @@ def public_api() -> list[tuple[str, object]]:
     found: dict[str, object] = {}
     for name in softprompt.__all__:
         value = getattr(softprompt, name)
-        if inspect.ismodule(value):
-            found |= {f"{name}.{inner}": getattr(value, inner) for inner in value.__all__}
-        elif callable(value):
-            found[name] = value
+        inner = {f"{name}.{n}": getattr(value, n) for n in getattr(value, "__all__", [])}
+        found |= {n: v for n, v in (inner or {name: value}).items() if is_documented_kind(v)}
     for name, value in list(found.items()):
         if inspect.isclass(value):
             for inner, method in inspect.getmembers(value, inspect.isroutine):
@@ -61,10 +59,26 @@ def public_api() -> list[tuple[str, object]]:
     return sorted(found.items())
 
 
+def is_documented_kind(value: object) -> bool:
+    """A function or a class: constants, tables and type aliases are described where they stand."""
+    return inspect.isroutine(value) or inspect.isclass(value)
+
+
 def section(doc: str, title: str) -> str | None:
     """The text of one numpydoc section, or None."""
     match = re.search(rf"^{title}\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)", doc, re.MULTILINE | re.DOTALL)
     return None if match is None else match[1]
+
+
+REFERENCE = re.compile(r"\b(?:[Aa]s|[Ss]ee) `\w+`")
+
+
+def described(doc: str) -> set[str]:
+    """Parameters with an entry of their own, or named in backticks in the text."""
+    entries = (section(doc, "Parameters") or "") + (section(doc, "Attributes") or "")
+    names = re.findall(r"^(\S[^:\n]*?)(?: :|$)", entries, re.MULTILINE)
+    in_entries = {name.strip().lstrip("*") for line in names for name in line.split(",")}
+    return in_entries | set(re.findall(r"`(\w+)`", doc))
 
 
 @pytest.mark.parametrize(("name", "value"), public_api(), ids=[name for name, _ in public_api()])
@@ -74,14 +88,15 @@ def test_public_api_is_documented_as_numpydoc(name: str, value: object) -> None:
     if inspect.isclass(value) and issubclass(value, Warning | Exception):
         return
     parameters = [p for p in inspect.signature(value).parameters if p not in ("self", "cls")]
-    described = section(doc, "Parameters") or ""
-    entries = {entry.strip().lstrip("*") for line in re.findall(r"^(\S[^:\n]*?)(?: :|$)", described,
-               re.MULTILINE) for entry in line.split(",")}  # fmt: skip
-    missing = [p for p in parameters if p not in entries]
+    missing = [p for p in parameters if p not in described(doc)]
+    if REFERENCE.search(doc):  # "As `loss_and_grad`, but ...": described there
+        missing = []
     assert missing == [], f"{name}: parameters without a description"
     if inspect.isroutine(value):
         returns = inspect.signature(value).return_annotation
         if returns not in (None, "None", inspect.Signature.empty, "NoReturn"):
             says = section(doc, "Returns") or section(doc, "Yields") or section(doc, "Raises")
             short = not parameters and re.match(r"\S.*\.", doc)
-            assert says or short, f"{name} returns {returns} and does not say what that is"
+            assert says or short or REFERENCE.search(doc), (
+                f"{name} returns {returns} and does not say what that is"
+            )
