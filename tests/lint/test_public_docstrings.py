@@ -70,6 +70,7 @@ def section(doc: str, title: str) -> str | None:
     return None if match is None else match[1]
 
 
+MADE_BY_A_FUNCTION = {"Model"}  # users call load_model
 REFERENCE = re.compile(r"\b(?:[Aa]s|[Ss]ee) `\w+`")
 
 
@@ -85,7 +86,7 @@ def described(doc: str) -> set[str]:
 def test_public_api_is_documented_as_numpydoc(name: str, value: object) -> None:
     doc = inspect.getdoc(value) or ""
     assert doc, f"{name} has no docstring"
-    if inspect.isclass(value) and issubclass(value, Warning | Exception):
+    if inspect.isclass(value) and (issubclass(value, Warning) or name in MADE_BY_A_FUNCTION):
         return
     parameters = [p for p in inspect.signature(value).parameters if p not in ("self", "cls")]
     missing = [p for p in parameters if p not in described(doc)]
