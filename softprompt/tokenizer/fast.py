@@ -62,7 +62,12 @@ class FastTokenizer:
         """
         if not isinstance(text, str):
             raise TypeError(f"text is a {type(text).__name__}, expected a str")
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as err:  # what the library says of a str that is no UTF-8
+            raise ValueError(
+                f"text {text[:40]!r} holds a lone surrogate, which no encoding has"
+            ) from err
 
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True
@@ -108,8 +113,6 @@ def tokenizers_errors(where: str):
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, ImportError, LookupError, KeyboardInterrupt):
-        raise
     except BaseException as err:
         # The library raises bare Exception, and on hostile files Rust's panic, which derives from
         # BaseException alone.

@@ -44,8 +44,8 @@ def build_bpe(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
         backend.pre_tokenizer = build_pre_tokenizer(kind)
         backend.decoder = decoders.ByteLevel()
         vocabulary.add_tokens(backend)
-        bos, eos = vocabulary.token_id("bos"), vocabulary.token_id("eos")
-        vocabulary.set_specials(backend, bos, eos, kind.adds_bos)
+    bos, eos = vocabulary.token_id("bos"), vocabulary.token_id("eos")
+    vocabulary.set_specials(backend, bos, eos, kind.adds_bos)
     return FastTokenizer(backend, bos_token_id=bos, eos_token_id=eos)
 
 

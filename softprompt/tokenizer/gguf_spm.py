@@ -46,12 +46,12 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
     prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
     if not isinstance(prefix, bool):
         raise ValueError(f"{where}: tokenizer.ggml.add_space_prefix is {prefix!r}")
-    unknown = vocabulary.token_id("unknown", 0)
+    unknown, merges = vocabulary.token_id("unknown", 0), _merges(vocabulary)
     with tokenizers_errors(where):
         backend = Tokenizer(
             models.BPE(
                 vocabulary.ids,
-                _merges(vocabulary),
+                merges,
                 unk_token=vocabulary.tokens[unknown],
                 fuse_unk=True,
                 byte_fallback=True,
@@ -64,8 +64,8 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
             parts.append(decoders.Strip(" ", 1, 0))
         backend.decoder = decoders.Sequence(parts)
         vocabulary.add_tokens(backend)
-        bos, eos = vocabulary.token_id("bos", 1), vocabulary.token_id("eos", 2)
-        vocabulary.set_specials(backend, bos, eos, adds_bos=True)
+    bos, eos = vocabulary.token_id("bos", 1), vocabulary.token_id("eos", 2)
+    vocabulary.set_specials(backend, bos, eos, adds_bos=True)
     return FastTokenizer(backend, bos_token_id=bos, eos_token_id=eos)
 
 

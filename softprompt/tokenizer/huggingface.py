@@ -124,8 +124,9 @@ def _read_tokenizer_json(path: Path) -> Any:
     size = path.stat().st_size
     if size > MAX_TOKENIZER_BYTES:
         raise ValueError(f"{path}: {size} bytes, at most {MAX_TOKENIZER_BYTES} are read")
+    data = path.read_bytes()
     with tokenizers_errors(str(path)):
-        return Tokenizer.from_buffer(path.read_bytes())
+        return Tokenizer.from_buffer(data)
 
 
 def _read_gpt2(folder: Path, options: Mapping[str, Any]) -> Any:
@@ -147,7 +148,7 @@ def _add_tokens(backend: Any, options: Mapping[str, Any], vocab_size: int, where
     from tokenizers import AddedToken
 
     known = {str(token) for token in backend.get_added_tokens_decoder().values()}
-    listed = options.get("added_tokens_decoder") or {}
+    listed = options.get("added_tokens_decoder", {})
     if not isinstance(listed, Mapping):
         raise ValueError(f"{where}: added_tokens_decoder is not an object")
     wanted: list[AddedToken] = []
