@@ -126,13 +126,17 @@ class Model:
         Parameters
         ----------
         inputs : sequence of str or of sequences of int
+        where : str
+            What messages call them.
 
         Returns
         -------
         list of ndarray of int32
         """
         if isinstance(inputs, (str, bytes)):
-            raise TypeError(f"{where}: expected a list of texts or id lists, got one {type(inputs).__name__}")
+            raise TypeError(
+                f"{where}: expected a list of texts or id lists, got one {type(inputs).__name__}"
+            )
         try:
             items = list(inputs)
         except TypeError as err:

@@ -27,8 +27,8 @@ def test_import_loads_nothing_heavy() -> None:
     assert loaded_after("import softprompt; assert 'numpy' not in sys.modules") == []
 
 
-# scikit-learn brings these, pandas where it is installed
-WITH_SKLEARN = {"sklearn", "scipy", "joblib", "pandas"}
+# scikit-learn brings these; pandas and what pandas brings where they are installed
+WITH_SKLEARN = {"sklearn", "scipy", "joblib", "pandas", "pyarrow", "psutil"}
 
 
 @pytest.mark.parametrize(
