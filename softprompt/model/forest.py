@@ -54,8 +54,9 @@ def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
 def _group_depth(common: np.ndarray, depth: int, end: int) -> tuple[int, int]:
     """Length of the longest prefix worth sharing by the first sequences of a run, and their number.
 
-    ``common[i]`` is the length that sequences ``i - 1`` and ``i`` have in common. Among the prefixes
-    of the run's first sequence that are longer than `depth`, the one that saves most rows counts.
+    ``common[i]`` is the length that sequences ``i - 1`` and ``i`` have in common. Among the
+    prefixes of the run's first sequence that are longer than `depth`, the one that saves most rows
+    counts.
     """
     best_saved, best = MIN_SAVED_ROWS - 1, (0, 1)
     shared, members = None, 1

@@ -138,7 +138,9 @@ def _prefill(resident: _Resident, texts: list[_Text]) -> np.ndarray:
             end += 1
         now = jobs[start:end]
         last_rows = np.cumsum([len(symbols) for _, symbols, _ in now]) - 1
-        wanted = [(int(row), ending) for row, (_, _, ending) in zip(last_rows, now) if ending]
+        wanted = [
+            (int(row), ending) for row, (_, _, ending) in zip(last_rows, now, strict=True) if ending
+        ]
         out = resident.extend([j[0] for j in now], [j[1] for j in now], [row for row, _ in wanted])
         for row, (_, ending) in enumerate(wanted):
             logits[ending] = out[row]

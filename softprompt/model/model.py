@@ -93,7 +93,8 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """Hash of the model's switches and of a sample of its weights; equal for equal weights,
-        wherever they come from."""
+        wherever they come from.
+        """
         if self._fingerprint is None:
             from softprompt.model.fingerprint import fingerprint
 
@@ -184,7 +185,8 @@ class Model:
         self, table: PromptTable, which: int, ids: np.ndarray, target: np.ndarray, where: str
     ) -> tuple[np.ndarray, int]:
         """Symbols of prompt, input and all but the last target; place of the row that predicts the
-        first target."""
+        first target.
+        """
         if len(target) == 0:
             raise ValueError(f"{where}: the target has no tokens")
         symbols, _ = table.symbols(which, ids)
@@ -242,7 +244,9 @@ class Model:
         for p, batch in enumerate(lists):
             prefix = f"examples[{p}]" if several else "examples"
             if isinstance(batch, (str, bytes, dict)) or not hasattr(batch, "__len__"):
-                raise TypeError(f"{prefix}: expected a list of examples, got {type(batch).__name__}")
+                raise TypeError(
+                    f"{prefix}: expected a list of examples, got {type(batch).__name__}"
+                )
             if len(batch) == 0:
                 raise ValueError(f"{prefix}: expected at least one example")
             own = []
@@ -433,7 +437,8 @@ class Model:
 
     def _parts(self, encoded: list[np.ndarray]) -> Iterator[list[int]]:
         """Inputs of one engine call after the other, neighbours in lexical order together, so that
-        what they share is computed once."""
+        what they share is computed once.
+        """
         order = sorted(range(len(encoded)), key=lambda i: encoded[i].tolist())
         for start in range(0, len(order), ROWS_AT_A_TIME):
             yield order[start : start + ROWS_AT_A_TIME]

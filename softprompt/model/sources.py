@@ -135,9 +135,10 @@ def open_source(path: Path) -> Source:
 
 def _open_gguf(path: Path) -> Source:
     file = open_gguf(path)
-    if file.metadata.get("split.count", 1) not in (0, 1):
+    parts = file.metadata.get("split.count", 1)
+    if not isinstance(parts, int) or parts > 1:
         raise ValueError(
-            f"{path}: one of {file.metadata['split.count']} parts; join them with llama.cpp's "
+            f"{path}: one of {parts} parts (split.count); join them with llama.cpp's "
             "llama-gguf-split --merge"
         )
     spec = from_gguf(file.metadata, str(path), file)

@@ -30,7 +30,8 @@ def engine() -> Any:
 
 def default_num_threads() -> int:
     """Threads to use: the CPUs of this process (its CPU set, the container's quota), at most
-    ``OMP_NUM_THREADS`` where that is set."""
+    ``OMP_NUM_THREADS`` where that is set.
+    """
     available = engine().info()["available_cpus"]
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return max(1, min(available, int(first))) if first.isdecimal() and int(first) else available

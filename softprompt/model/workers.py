@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Workers:
         Bytes for weights and workspace together; None: no limit.
     """
 
-    _all: weakref.WeakSet[Workers] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet[Workers]] = weakref.WeakSet()
 
     def __init__(self, core: Any, weight_bytes: int, memory_limit: int | None) -> None:
         self.core = core
