@@ -62,6 +62,8 @@ class SoftPromptEstimator(BaseEstimator):
         """
         own = cls._get_param_names()
         recipe = {key: value for key, value in preset(name).items() if key in own}
+        if "labels" not in own and recipe.get("init") == "labels":
+            del recipe["init"]  # there are none to start from
         return cls(model, **{**recipe, **parameters})
 
     def __sklearn_tags__(self) -> Any:

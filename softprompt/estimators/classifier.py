@@ -305,6 +305,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         Parameters
         ----------
         X : as in `fit`
+            Rows without their answers.
 
         Returns
         -------
@@ -316,6 +317,11 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return the softmax of the labels' summed log-likelihoods.
 
+        Parameters
+        ----------
+        X : as in `fit`
+            Rows without their answers.
+
         Returns
         -------
         ndarray of shape (n, n_classes), float64
@@ -324,7 +330,17 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         return np.exp(self._log_probabilities(X))
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of `predict_proba`, without its rounding of small numbers to 0."""
+        """Return the logarithm of `predict_proba`, without its rounding of small numbers to 0.
+
+        Parameters
+        ----------
+        X : as in `fit`
+            Rows without their answers.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), float64
+        """
         return self._log_probabilities(X)
 
     def _log_probabilities(self, X: Any) -> np.ndarray:

@@ -215,6 +215,11 @@ checkpoint_every, resume, record, progress, random_state
     def predict(self, X: Any) -> np.ndarray:
         """Return the text that the model writes after every row, greedily.
 
+        Parameters
+        ----------
+        X : as in `fit`
+            Rows without their answers.
+
         Returns
         -------
         ndarray of shape (n,), object

@@ -177,7 +177,7 @@ def test_validation_by_loss(make, task):
 
 
 def test_demonstrations_are_balanced_fixed_and_not_trained_on(make, task):
-    words, y = task
+    words, _ = task
     classifiers = [make(examples=4, num_virtual_tokens=p, max_steps=2).fit(*task) for p in (0, 3)]
     shown = classifiers[0].demonstrations_.split("\n\n")
     assert len(shown) == 5

@@ -131,6 +131,12 @@ def test_bad_scores(make_generator):
         generator.score(WORDS, TARGETS, metric=lambda predictions, references: "good")
 
 
+def test_preset(model):
+    generator = SoftPromptGenerator.from_preset("lester2021", model, max_steps=2, progress=False)
+    generator.set_params(num_virtual_tokens=2).fit(WORDS, TARGETS)
+    assert (generator.optimizer, generator.init) == ("adafactor", "vocabulary")
+
+
 # ---- metrics ----
 
 
