@@ -6,7 +6,6 @@ or hostile configuration ends in one sentence instead of an allocation or a wron
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,12 @@ MAX_SIZE = 2**31 - 1
 
 MAX_LAYERS = 4096
 """Largest number of layers accepted; the slots are listed before any tensor is looked at."""
+
+
+MAX_POSITIONS = 2**24
+"""Longest context that the engine takes."""
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Fields:
@@ -72,17 +77,17 @@ class Fields:
         return None if self.get(key) is None else self.integer(key, low=low, high=high)
 
     def number(self, key: str, *, positive: bool = True) -> float:
-        """Return a finite number, by default one above zero."""
+        """Return a number within float32, by default one above zero."""
         value = self.get(key)
         if isinstance(value, np.generic):
             value = value.item()
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float))
-            or not _is_finite(value)
+            or not abs(value) <= _LARGEST
             or (positive and value <= 0)
         ):
-            raise self.error(key, "a finite number above 0" if positive else "a finite number")
+            raise self.error(key, f"a number {'above 0 ' if positive else ''}that float32 holds")
         return float(value)
 
     def flag(self, key: str) -> bool:
@@ -127,13 +132,6 @@ class Fields:
             f"{self.where}: {self.prefix}{key} is {_short(value)} ({effect}), "
             "which softprompt does not compute"
         )
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer too large for a float
-        return False
 
 
 def _short(value: Any) -> str:

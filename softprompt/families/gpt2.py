@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from softprompt.families.fields import MAX_LAYERS, Fields
+from softprompt.families.fields import MAX_LAYERS, MAX_POSITIONS, Fields
 from softprompt.families.llama import ACTIVATIONS, gguf_vocab_size
 from softprompt.families.spec import Family, Slot, Spec, View, check_spec
 
@@ -131,7 +131,7 @@ def read_config(config: Mapping[str, Any], where: str) -> Spec:
         num_layers=fields.integer("n_layer", high=MAX_LAYERS),
         num_heads=heads,
         intermediate_size=fields.optional_integer("n_inner") or 4 * hidden,
-        max_positions=fields.integer("n_positions"),
+        max_positions=fields.integer("n_positions", high=MAX_POSITIONS),
         norm_eps=fields.number("layer_norm_epsilon"),
         activation=fields.choice("activation_function", ACTIVATIONS),
         scaled=fields.flag("scale_attn_weights"),
@@ -171,7 +171,7 @@ def read_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str]) 
         num_layers=fields.integer("block_count", high=MAX_LAYERS),
         num_heads=heads,
         intermediate_size=fields.integer("feed_forward_length"),
-        max_positions=fields.integer("context_length"),
+        max_positions=fields.integer("context_length", high=MAX_POSITIONS),
         norm_eps=fields.number("attention.layer_norm_epsilon"),
         activation="gelu_tanh",
         scaled=True,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from softprompt.families.fields import MAX_LAYERS, Fields
+from softprompt.families.fields import MAX_LAYERS, MAX_POSITIONS, Fields
 from softprompt.families.rope import read_gguf_rope, read_rope
 from softprompt.families.spec import Family, Slot, Spec, check_spec
 
@@ -113,7 +113,7 @@ def read_config(config: Mapping[str, Any], where: str) -> Spec:
     fields = Fields(config, where, DEFAULTS[model_type])
     heads = fields.integer("num_attention_heads")
     hidden = fields.integer("hidden_size")
-    context = fields.integer("max_position_embeddings")
+    context = fields.integer("max_position_embeddings", high=MAX_POSITIONS)
     head_dim = fields.optional_integer("head_dim")
     if head_dim is None:
         if hidden % heads:
@@ -246,7 +246,7 @@ def read_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str]) 
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             intermediate_size=one_per_layer(fields, "feed_forward_length"),
-            max_positions=fields.integer("context_length"),
+            max_positions=fields.integer("context_length", high=MAX_POSITIONS),
             norm="rms",
             norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
             positions="rotary",
@@ -281,7 +281,7 @@ def one_per_layer(fields: Fields, key: str) -> int:
 def gguf_vocab_size(fields: Fields) -> int:
     """Return the number of tokens; llama.cpp takes the length of the vocabulary before the key."""
     tokens = fields.values.get("tokenizer.ggml.tokens")
-    if tokens is not None and len(tokens):
+    if hasattr(tokens, "__len__") and len(tokens):
         return len(tokens)
     return fields.integer("vocab_size")
 

@@ -148,9 +148,9 @@ def read_gguf_rope(fields: Fields) -> Rope:
         the tensor ``rope_freqs.weight``, whose factors divide the frequencies of this `Rope`.
     """
     theta = 10000.0 if fields.get("rope.freq_base") is None else fields.number("rope.freq_base")
-    kind = fields.get("rope.scaling.type")
-    if kind not in (None, "none", "linear"):
-        raise fields.error("rope.scaling.type", "none or linear")
+    kind = None
+    if fields.get("rope.scaling.type") is not None:
+        kind = fields.choice("rope.scaling.type", {"none": "none", "linear": "linear"})
     # Older files have the factor under rope.scale_linear and no type (llama.cpp reads it as
     # linear).
     if fields.get("rope.scaling.factor") is not None:

@@ -120,10 +120,10 @@ def _from_hub(repository: str, file: str, looked: list[str]) -> Path:
     try:
         import huggingface_hub as hub
         from huggingface_hub import constants
-        from huggingface_hub.errors import (
-            HFValidationError,
+        from huggingface_hub.utils import (
+            EntryNotFoundError,
+            GatedRepoError,
             LocalEntryNotFoundError,
-            RemoteEntryNotFoundError,
             RepositoryNotFoundError,
         )
     except ImportError as err:
@@ -144,19 +144,21 @@ def _from_hub(repository: str, file: str, looked: list[str]) -> Path:
         found = fetch(local=True)
         if _is_complete(found):
             return found
-    except HFValidationError as err:
-        raise _not_found(name, looked) from err
-    except (LocalEntryNotFoundError, OSError):
+    except OSError:
         pass  # not cached; the hub is asked next
+    except ValueError as err:  # no id that the hub could have
+        raise _not_found(name, looked) from err
     if constants.HF_HUB_OFFLINE:
         looked.append("not the hub: HF_HUB_OFFLINE is set")
         raise _not_found(name, looked)
     looked.append(f"the hub at {constants.ENDPOINT}")
     try:
         found = fetch(local=False)
-    except (RepositoryNotFoundError, RemoteEntryNotFoundError) as err:
-        raise _not_found(name, looked) from err
     except Exception as err:  # the library lets those of its HTTP client through
+        # A file that is not in the repository, unlike one that is only not in the cache.
+        absent = isinstance(err, (RepositoryNotFoundError, EntryNotFoundError))
+        if absent and not isinstance(err, (GatedRepoError, LocalEntryNotFoundError)):
+            raise _not_found(name, looked) from err
         raise OSError(
             f"{name}: not found at {', '.join(looked[:-1])}; {looked[-1]} failed: {err}"
         ) from err

@@ -48,7 +48,7 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> FastTokenizer | N
         A kind of vocabulary or pre-tokenizer that is not known, or lists that do not fit.
     """
     kind = metadata.get("tokenizer.ggml.model", "none")
-    if kind in ("none", "no_vocab"):
+    if isinstance(kind, str) and kind in ("none", "no_vocab"):
         return None
     if not isinstance(kind, str) or kind not in _GGUF_MODELS:
         raise ValueError(

@@ -124,6 +124,13 @@ def test_head_that_repeats_the_embedding_is_tied(tmp_path):
         ({"metadata": {"llama.context_length": None}}, "llama.context_length"),
         ({"metadata": {"llama.vocab_size": None}}, "llama.vocab_size"),
         ({"metadata": {"split.count": 3}}, "one of 3 parts"),
+        ({"metadata": {"split.count": [1, 2]}}, "split.count"),
+        ({"metadata": {"llama.rope.scaling.type": [1, 2]}}, "rope.scaling.type"),
+        ({"metadata": {"llama.expert_count": [0, 0]}}, "mixture of experts"),
+        ({"metadata": {"llama.context_length": 2**31}}, r"llama.context_length.*16777216"),
+        ({"metadata": {"llama.attention.layer_norm_rms_epsilon": float("inf")}}, "float32"),
+        ({"metadata": {"tokenizer.ggml.model": [1.5, 2.5]}}, "tokenizer.ggml.model"),
+        ({"metadata": {"tokenizer.ggml.tokens": 7, "llama.vocab_size": None}}, "vocab_size"),
         ({"metadata": {"tokenizer.ggml.model": "plamo2"}}, "tokenizer.ggml.model"),
     ],
 )

@@ -8,7 +8,12 @@ import huggingface_hub
 import pytest
 import tiny
 from huggingface_hub import constants
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 import softprompt
 from softprompt.model import resolve as module
@@ -144,6 +149,27 @@ def test_a_hub_that_cannot_be_reached(cache, monkeypatch, fails_with):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(OSError, match=r"owner/model: not found at .* failed: (refused|no route)"):
+        resolve("owner/model")
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (RepositoryNotFoundError, LookupError),
+        (EntryNotFoundError, LookupError),
+        (GatedRepoError, OSError),
+    ],
+)
+def test_what_the_hub_answers(cache, monkeypatch, kind, expected):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def download(repository, *, allow_patterns, local_files_only):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not cached")
+        raise kind.__new__(kind)  # their constructors differ between versions of the library
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(expected, match="owner/model"):
         resolve("owner/model")
 
 
