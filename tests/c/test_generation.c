@@ -1,0 +1,130 @@
+/* Resident segments: one row at a time gives what the whole forest gives; equal bits for any number
+ * of threads; segments are released in order. */
+#include <math.h>
+
+#include "tiny.h"
+
+enum { START = 20, STEPS = 24, BRANCHES = 2 };
+
+/* A prompt and a start text in one resident segment, two children that grow greedily. tokens
+ * [BRANCHES][STEPS]; logits [BRANCHES][STEPS][V]: those that chose each token. */
+static void
+generate(const tiny_model *model, const tiny_forest *tiny, int num_threads,
+         int32_t tokens[BRANCHES][STEPS], float *logits)
+{
+    const int32_t vocab = model->spec.vocab_size;
+    const sp_options options = {.num_threads = num_threads, .pack_rows = 256};
+    sp_context *context = NULL;
+    int32_t root = -1, branches[BRANCHES];
+    CHECK_OK(sp_context_create(model->model, &context, error));
+    CHECK_OK(sp_segment_create(context, -1, START, &root, error));
+
+    float *step_logits = malloc((size_t)vocab * BRANCHES * sizeof *step_logits);
+    CHECK(step_logits != NULL);
+    const int32_t starts[2] = {0, START}, last = START - 1;
+    CHECK_OK(sp_segment_extend(context, 1, &root, starts, tiny->symbols, tiny->forest.num_virtual,
+                               tiny->prompt, 1, &last, &options, step_logits, error));
+    memcpy(step_logits + vocab, step_logits, (size_t)vocab * sizeof *step_logits);
+    for (int b = 0; b < BRANCHES; b++) {
+        CHECK_OK(sp_segment_create(context, root, STEPS, &branches[b], error));
+    }
+    sp_error error = {0};
+    CHECK(sp_segment_release(context, root, &error) == SP_INVALID); /* has children */
+    CHECK(sp_segment_extend(context, 1, &root, starts, tiny->symbols, tiny->forest.num_virtual,
+                            tiny->prompt, 0, NULL, &options, NULL, &error) == SP_INVALID);
+    for (int step = 0; step < STEPS; step++) {
+        int32_t symbols[BRANCHES];
+        for (int b = 0; b < BRANCHES; b++) {
+            const float *now = step_logits + (ptrdiff_t)b * vocab;
+            int32_t best = b; /* the first step of a branch takes another token than its sister */
+            for (int32_t t = 0; t < vocab && (step > 0 || b == 0); t++) {
+                best = now[t] > now[best] ? t : best;
+            }
+            symbols[b] = tokens[b][step] = best;
+            memcpy(logits + ((ptrdiff_t)b * STEPS + step) * vocab, now,
+                   (size_t)vocab * sizeof *now);
+        }
+        const int32_t parts[BRANCHES + 1] = {0, 1, 2}, rows[BRANCHES] = {0, 1};
+        CHECK_OK(sp_segment_extend(context, BRANCHES, branches, parts, symbols, 0, NULL, BRANCHES,
+                                   rows, &options, step_logits, error));
+    }
+    CHECK(sp_segment_extend(context, 1, branches, starts, tiny->symbols, 0, NULL, 0, NULL, &options,
+                            NULL, &error) == SP_INVALID); /* full */
+    for (int b = 0; b < BRANCHES; b++) {
+        CHECK_OK(sp_segment_release(context, branches[b], error));
+    }
+    CHECK_OK(sp_segment_release(context, root, error));
+    CHECK(sp_segment_release(context, root, &error) == SP_INVALID);
+    free(step_logits);
+    sp_context_destroy(context);
+}
+
+/* The same sequence as a forest of three segments; its logits agree up to rounding. */
+static void
+compare_with_forest(const tiny_model *model, const tiny_forest *tiny,
+                    const int32_t tokens[BRANCHES][STEPS], const float *logits)
+{
+    const int32_t vocab = model->spec.vocab_size;
+    int32_t parents[] = {-1, 0, 0}, starts[] = {0, START, START + STEPS, START + 2 * STEPS};
+    int32_t symbols[START + BRANCHES * STEPS], rows[BRANCHES * (STEPS - 1)];
+    memcpy(symbols, tiny->symbols, START * sizeof *symbols);
+    int32_t num_rows = 0;
+    for (int b = 0; b < BRANCHES; b++) {
+        for (int step = 0; step < STEPS; step++) {
+            symbols[START + b * STEPS + step] = tokens[b][step];
+            if (step < STEPS - 1) {
+                rows[num_rows++] = START + b * STEPS + step;
+            }
+        }
+    }
+    sp_forest forest = tiny->forest;
+    forest.num_segments = 1 + BRANCHES;
+    forest.parents = parents;
+    forest.starts = starts;
+    forest.symbols = symbols;
+    float *whole = malloc((size_t)num_rows * (size_t)vocab * sizeof *whole);
+    CHECK(whole != NULL);
+    sp_context *context = NULL;
+    const sp_options options = {.num_threads = 2, .pack_rows = 256};
+    CHECK_OK(sp_context_create(model->model, &context, error));
+    CHECK_OK(sp_logits(context, &forest, num_rows, rows, &options, whole, error));
+    sp_context_destroy(context);
+    for (int32_t r = 0; r < num_rows; r++) {
+        int32_t b = r / (STEPS - 1), step = r % (STEPS - 1) + 1;
+        const float *expected = whole + (ptrdiff_t)r * vocab;
+        const float *got = logits + ((ptrdiff_t)b * STEPS + step) * vocab;
+        for (int32_t t = 0; t < vocab; t++) {
+            /* logits of about 10; float32 sums in another order */
+            CHECK(fabsf(got[t] - expected[t]) < 1e-4f);
+        }
+    }
+    free(whole);
+}
+
+int
+main(void)
+{
+    CHECK_OK(sp_initialize(NULL, error));
+    for (int kind = 0; kind < TINY_KINDS; kind++) {
+        tiny_model model;
+        tiny_forest tiny;
+        tiny_open(&model, (tiny_kind)kind);
+        tiny_forest_open(&tiny, &model.spec);
+        /* START rows of the first tree: its prompt and some tokens, in one segment */
+        size_t floats = (size_t)BRANCHES * STEPS * (size_t)model.spec.vocab_size;
+        float *one = malloc(floats * sizeof *one), *three = malloc(floats * sizeof *three);
+        CHECK(one != NULL && three != NULL);
+        int32_t tokens[BRANCHES][STEPS], again[BRANCHES][STEPS];
+        generate(&model, &tiny, 1, tokens, one);
+        generate(&model, &tiny, 3, again, three);
+        CHECK(memcmp(tokens, again, sizeof tokens) == 0);
+        CHECK(memcmp(one, three, floats * sizeof *one) == 0);
+        compare_with_forest(&model, &tiny, (const int32_t(*)[STEPS])tokens, one);
+        free(one);
+        free(three);
+        tiny_forest_close(&tiny);
+        tiny_close(&model);
+    }
+    CHECK(sp_memory_now().live_bytes == 0);
+    return 0;
+}
