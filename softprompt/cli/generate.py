@@ -1,0 +1,68 @@
+"""``softprompt generate``: continue texts, each after its own prompt if wanted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softprompt.cli.models import load_prompt, model_for
+from softprompt.cli.options import Debug, Json, ModelName, Threads
+from softprompt.cli.running import report
+
+
+def generate(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; without any, the lines of stdin.")
+    ] = None,
+    model: ModelName = None,
+    prompt: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a saved prompt; one for all texts, or once for each text."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens of a text.")] = 50,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from this much probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of drawing.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Text at which to stop.")] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Continue texts as they are given; `predict` fills a prompt's template instead."""
+    inputs = list(texts or []) or [line.rstrip("\r\n") for line in sys.stdin]
+    if not inputs:
+        raise typer.BadParameter("no texts, neither as arguments nor on stdin", param_hint="TEXTS")
+    folders = list(prompt or [])
+    if len(folders) not in (0, 1, len(inputs)):
+        raise typer.BadParameter(
+            f"{len(folders)} prompts for {len(inputs)} texts; expected one, or one a text",
+            param_hint="--prompt",
+        )
+    loaded = {folder: load_prompt(folder) for folder in dict.fromkeys(folders)}
+    chosen: Any = [loaded[folder] for folder in folders]
+    language_model = model_for(model, chosen)
+    if threads is not None:
+        language_model.num_threads = threads
+    for soft_prompt in loaded.values():
+        soft_prompt.check_model(language_model)
+    outputs = language_model.generate(
+        inputs,
+        prompt=chosen[0] if len(chosen) == 1 else (chosen or None),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=stop or None,
+    )
+    results = [
+        {"input": text, "output": output} for text, output in zip(inputs, outputs, strict=True)
+    ]
+    for i, folder in enumerate(folders if len(folders) > 1 else folders * len(inputs)):
+        results[i]["prompt"] = str(folder)
+    report({"model": str(language_model.config.name_or_path), "results": results},
+           "\n".join(outputs), as_json=as_json)  # fmt: skip
