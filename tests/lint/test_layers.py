@@ -75,6 +75,7 @@ RANKS = {
     "tuner": 4,
     "estimators": 5,
     "cli": 6,
+    "__main__": 7,
 }
 
 
