@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 import numpy as np
 from reference.twin import Twin
-from softprompt.model.config import ModelConfig, ModelOrigin
-from softprompt.model.model import Model
 
 from softprompt import _core
 from softprompt.families.spec import Spec
+from softprompt.model.config import ModelConfig, ModelOrigin
+from softprompt.model.model import Model
 
 
 class CharTokenizer:
