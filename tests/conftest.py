@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -73,3 +74,10 @@ def smollm2(smollm2_path: Path):
     import softprompt
 
     return softprompt.load_model(smollm2_path)
+
+
+def pytest_configure(config):
+    """A shell ignores SIGINT for what runs in its background, and children inherit that: tests that
+    interrupt a child need the usual disposition."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
