@@ -19,6 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # `guarded` reports errors in one line
+    rich_markup_mode=None,  # a frame around a message would cut the value it names into two lines
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Soft prompts for frozen language models, trained on a CPU.",
 )

@@ -1,0 +1,182 @@
+"""Every command does what it says, as text and as JSON, on a tiny model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import softprompt
+from softprompt import SoftPrompt, SoftPromptClassifier
+
+FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "softprompt.json"}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv"])
+def test_train_saves_a_prompt(run, write, rows, model_folder, tmp_path, suffix):
+    done = run(
+        "train", "--model", model_folder, "--data", write(f"train.{suffix}", rows), "--validation",
+        write(f"validation.{suffix}", rows[:4]), "--template", "{word}:", "--labels", "low,high",
+        "--num-virtual-tokens", 3, "--max-steps", 4, "--batch-size", 4, "--learning-rate", 0.01,
+        "--eval-every", 2, "--seed", 1, "--init", "text:abc", "--record", tmp_path / "run.jsonl",
+        "--output", tmp_path / "prompt", "--json",
+    )  # fmt: skip
+    result = done.json
+    assert (result["num_steps"], result["num_training_rows"]) == (4, 16)
+    assert result["num_validation_rows"] == 4
+    assert set(result["files"]) == FILES
+    prompt = SoftPrompt.load(tmp_path / "prompt")
+    assert prompt.num_virtual_tokens == 3
+    assert prompt.task["labels"] == [" high", " low"]  # names alone are put after a blank
+    assert len(softprompt.read_record(tmp_path / "run.jsonl")["steps"]) == 4
+
+
+def test_train_is_the_estimator(run, trained, model_folder, rows):
+    classifier = SoftPromptClassifier(
+        str(model_folder),
+        template="{word}:",
+        labels={"low": "-", "high": "+"},
+        num_virtual_tokens=3,
+        max_steps=3,
+        random_state=0,
+        progress=False,
+    ).fit(rows, [row["label"] for row in rows])
+    saved = SoftPrompt.load(trained).embeddings
+    np.testing.assert_array_equal(saved, classifier.prompt_.embeddings)  # same seed, same bits
+
+
+def test_resume_goes_on_to_the_same_bits(run, write, rows, model_folder, tmp_path):
+    common = (
+        "train", "--model", model_folder, "--data", write("train.jsonl", rows), "--template",
+        "{word}:", "--num-virtual-tokens", 3, "--max-steps", 12,
+    )  # fmt: skip
+    run(*common, "--output", tmp_path / "whole")
+    checkpoint = ("--checkpoint-dir", tmp_path / "checkpoint")
+    run(*common, *checkpoint, "--output", tmp_path / "first")
+    refused = run(*common, *checkpoint, "--output", tmp_path / "second", code=1)
+    assert "resume" in refused.err
+    run(*common, *checkpoint, "--resume", "--output", tmp_path / "second")
+    whole, second = (SoftPrompt.load(tmp_path / name) for name in ("whole", "second"))
+    np.testing.assert_array_equal(whole.embeddings, second.embeddings)
+
+
+def test_evaluate_is_the_estimators_score(run, write, rows, trained, model_folder):
+    data = write("test.csv", rows)
+    result = run("evaluate", "--prompt", trained, "--data", data, "--json").json
+    classifier = SoftPromptClassifier.from_prompt(trained, str(model_folder))
+    assert result["score"] == classifier.score(rows, [row["label"] for row in rows])
+    assert sum(counts["correct"] for counts in result["classes"].values()) / 16 == result["score"]
+    text = run("evaluate", "--prompt", trained, "--data", data).out
+    assert text.startswith(f"accuracy {result['score']:.4f} on 16 rows")
+
+
+def test_evaluate_without_a_prompt_is_zero_and_few_shot(run, write, rows, model_folder):
+    data = write("test.jsonl", rows)
+    common = ("evaluate", "--model", model_folder, "--template", "{word}:", "--data", data)
+    zero = run(*common, "--labels", '{"low": "-", "high": "+"}', "--json").json
+    assert (zero["rows"], zero["prompt"]) == (16, None)
+    few = run(*common, "--examples", 2, "--examples-from", data, "--json").json
+    assert 0 <= few["score"] <= 1
+
+
+def test_predict_prints_and_writes_predictions(run, write, rows, trained, tmp_path):
+    data = write("new.jsonl", [{"word": row["word"]} for row in rows])
+    result = run("predict", "--prompt", trained, "--data", data, "--json").json
+    assert len(result["predictions"]) == 16
+    for each in result["predictions"]:
+        assert sum(each["probabilities"].values()) == pytest.approx(1, abs=1e-12)  # of two float64
+        assert each["prediction"] == max(each["probabilities"], key=each["probabilities"].get)
+    lines = run("predict", "--prompt", trained, "--data", data, "--output", tmp_path / "p.jsonl")
+    assert lines.out.splitlines() == [each["prediction"] for each in result["predictions"]]
+    written = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row["word"] for row in written] == [row["word"] for row in rows]
+    assert [row["prediction"] for row in written] == lines.out.splitlines()
+
+
+def test_predict_zero_shot(run, write, rows, model_folder):
+    done = run(
+        "predict", "--model", model_folder, "--template", "{word}:", "--labels", "low=-,high=+",
+        "--data", write("new.csv", [{"word": row["word"]} for row in rows]),
+    )  # fmt: skip
+    assert set(done.out.split()) <= {"low", "high"}
+
+
+def test_classes_that_are_numbers_in_json_are_the_same_in_csv(run, write, rows, model_folder,
+                                                              tmp_path):  # fmt: skip
+    numbered = [{**row, "label": int(row["label"] == "low")} for row in rows]
+    run(
+        "train", "--model", model_folder, "--data", write("train.jsonl", numbered), "--validation",
+        write("validation.csv", numbered), "--template", "{word}:", "--labels", "0=+,1=-",
+        "--num-virtual-tokens", 2, "--max-steps", 1, "--output", tmp_path / "prompt",
+    )  # fmt: skip
+    assert SoftPrompt.load(tmp_path / "prompt").task["classes"] == [0, 1]
+    scores = [
+        run("evaluate", "--prompt", tmp_path / "prompt", "--data", write(name, numbered), "--json")
+        .json["score"]
+        for name in ("test.jsonl", "test.csv")
+    ]  # fmt: skip
+    assert scores[0] == scores[1]
+
+
+def test_text_to_text(run, write, rows, model_folder, tmp_path):
+    data = write("train.jsonl", rows)
+    run(
+        "train", "--model", model_folder, "--data", data, "--template", "{word}:",
+        "--target-field", "target", "--max-new-tokens", 4, "--num-virtual-tokens", 2,
+        "--max-steps", 2, "--output", tmp_path / "prompt",
+    )  # fmt: skip
+    result = run("evaluate", "--prompt", tmp_path / "prompt", "--data", data, "--json").json
+    assert result["metric"] == "exact_match"
+    predictions = run("predict", "--prompt", tmp_path / "prompt", "--data", data, "--json").json
+    right = [p["prediction"].strip() == row["target"].strip()
+             for p, row in zip(predictions["predictions"], rows, strict=True)]  # fmt: skip
+    assert result["score"] == pytest.approx(np.mean(right))
+
+
+def test_generate_is_the_models(run, trained, model_folder, monkeypatch):
+    model = softprompt.load_model(model_folder)
+    texts = ["aba", "zyz"]
+    expected = model.generate(texts, prompt=SoftPrompt.load(trained), max_new_tokens=5)
+    options = ("--prompt", trained, "--max-new-tokens", 5, "--json")
+    by_argument = run("generate", *texts, *options).json
+    assert [each["output"] for each in by_argument["results"]] == expected
+    monkeypatch.setattr(sys, "stdin", io.StringIO("aba\nzyz\n"))
+    assert run("generate", *options).json == by_argument
+    each_its_own = run("generate", *texts, "--prompt", trained, *options).json
+    assert each_its_own == by_argument
+
+
+def test_neighbors(run, trained):
+    result = run("neighbors", trained, "-k", 2, "--metric", "cosine", "--json").json
+    assert [len(row["cosine"]) for row in result["rows"]] == [2, 2, 2]
+    assert "Nearest tokens by cosine similarity" in run("neighbors", trained).out
+
+
+def test_info(run, trained, model_folder):
+    here = run("info", "--json").json
+    assert here["softprompt"] == softprompt.__version__
+    assert here["cpu"] in ("generic", "avx2", "avx512")
+    assert here["num_threads"] >= 1
+    assert here["blas"]
+    assert here["blas_core"]
+    assert run("info", model_folder, "--json").json["model"]["hidden_size"] == 24
+    about = run("info", trained, "--json").json["prompt"]
+    assert about["num_virtual_tokens"] == 3
+    assert set(about["files"]) == FILES
+    for name, value in (("cpu", here["cpu"]), ("blas_core", here["blas_core"])):
+        assert f"{name}" in run("info").out
+        assert value in run("info").out
+
+
+def test_demo(run, model_folder, tmp_path):
+    result = run(
+        "demo", "--model", model_folder, "--steps", 2, "--output", tmp_path / "demo", "--json"
+    ).json
+    assert result["rows"] == {"train": 250, "validation": 100, "test": 150}
+    assert 0 <= result["zero_shot_test_accuracy"] <= 1
+    assert 0 <= result["tuned_test_accuracy"] <= 1
+    assert set(result["files"]) == FILES
+    assert len(result["neighbors"]["rows"]) == SoftPrompt.load(tmp_path / "demo").num_virtual_tokens
