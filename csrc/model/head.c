@@ -237,16 +237,17 @@ sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dt
     }
     int32_t e0 = heads->entry_starts[first], e1 = heads->entry_starts[first + m];
     int ranking = losses->choices != NULL;
-    if (heads->want_grad && !ranking) {
+    int want_grad = dtop != NULL; /* no virtual token precedes these rows: none */
+    if (want_grad && !ranking) {
         for (int32_t e = e0; e < e1; e++) {
             heads->slopes[e] = -losses->weights[e];
         }
     }
-    direction way = heads->want_grad && !ranking ? BOTH : FORWARD;
+    direction way = want_grad && !ranking ? BOTH : FORWARD;
     for (int kind = FULL; kind <= CUT; kind++) {
         run_kind(heads, pass, kind, first, lists[kind], counts[kind], way);
     }
-    if (heads->want_grad) {
+    if (want_grad) {
         if (ranking) {
             ranking_slopes(heads, e0, e1);
             for (int kind = FULL; kind <= CUT; kind++) {

@@ -29,7 +29,7 @@ void sp_heads_place(sp_heads *heads, sp_arena *arena, const sp_model *model, int
 /* Gathers the cut head; once a call, after placing. */
 void sp_heads_prepare(sp_heads *heads, const sp_model *model);
 /* Head rows first .. first + m - 1 of the call, whose last-layer outputs are pass->top [m, d].
- * dtop [m, d] is overwritten with the gradient of them where want_grad. */
+ * dtop [m, d] is overwritten with the gradient of them; NULL: not wanted. */
 void sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dtop);
 
 #endif
