@@ -1,4 +1,4 @@
-/* Forward, loss and gradient: equal bits for any number of threads, the same numbers for any
+/* Forward, logits, loss and gradient: equal bits for any number of threads, the same numbers for any
  * packing, and a gradient that finite differences agree with. */
 #include <math.h>
 
@@ -41,10 +41,19 @@ norm(const float *x, const float *minus, size_t n)
     return sqrt(sum);
 }
 
+/* float32 sums of some hundred terms, in another order: 1e-5 of the value, or of 1. */
 static void
-test_threads_and_packing(const tiny_model *model, const tiny_forest *tiny, const sp_losses *losses)
+check_log_probs(const double *got, const double *expected)
 {
-    static const int32_t pack_rows[] = {1, 20, 64, 100000};
+    for (int32_t e = 0; e < TINY_ENTRIES; e++) {
+        CHECK(fabs(got[e] - expected[e]) < 1e-5 * (1.0 + fabs(expected[e])));
+    }
+}
+
+static void
+threads_and_packing(const tiny_model *model, const tiny_forest *tiny, const sp_losses *losses)
+{
+    static const int32_t pack_rows[] = {1, 8, 64, 512};
     answer first = {0};
     for (size_t p = 0; p < sizeof pack_rows / sizeof pack_rows[0]; p++) {
         answer one, three;
@@ -57,10 +66,8 @@ test_threads_and_packing(const tiny_model *model, const tiny_forest *tiny, const
             first = one;
             continue;
         }
-        /* what is packed together changes rounding only: float32 sums of some hundred terms */
-        for (int32_t e = 0; e < TINY_ENTRIES; e++) {
-            CHECK(fabs(one.log_probs[e] - first.log_probs[e]) < 1e-5 * (1.0 + fabs(first.log_probs[e])));
-        }
+        /* what is packed together changes rounding only */
+        check_log_probs(one.log_probs, first.log_probs);
         double difference = norm(one.grad, first.grad, one.grad_floats);
         CHECK(difference < 1e-5 * norm(first.grad, NULL, first.grad_floats));
         free(one.grad);
@@ -68,25 +75,91 @@ test_threads_and_packing(const tiny_model *model, const tiny_forest *tiny, const
     free(first.grad);
 }
 
-/* The loss alone (no gradient wanted) gives the same log-probabilities up to rounding: it skips
- * other rows. */
-static double
-loss_at(const tiny_model *model, const tiny_forest *tiny, const sp_losses *losses,
-        const float *prompt)
+static void
+test_threads_and_packing(const tiny_model *model, const tiny_forest *tiny)
+{
+    threads_and_packing(model, tiny, &tiny->losses);
+    threads_and_packing(model, tiny, &tiny->ranking);
+}
+
+static void
+log_probs_alone(double *log_probs, const tiny_model *model, const tiny_forest *tiny,
+                const sp_losses *losses, const float *prompt, int32_t pack_rows)
 {
     sp_context *context = NULL;
-    const sp_options options = {.num_threads = 2, .pack_rows = 256};
-    double log_probs[TINY_ENTRIES];
+    const sp_options options = {.num_threads = 2, .pack_rows = pack_rows};
     sp_forest forest = tiny->forest;
     forest.prompt = prompt;
     CHECK_OK(sp_context_create(model->model, &context, error));
     CHECK_OK(sp_loss(context, &forest, losses, &options, log_probs, NULL, error));
     sp_context_destroy(context);
-    return tiny_loss(losses, log_probs);
+}
+
+/* Without a gradient the same packs are computed, and so the same bits; only ranking, whose groups
+ * stay together for the gradient alone, may be packed otherwise. */
+static void
+test_forward_only(const tiny_model *model, const tiny_forest *tiny)
+{
+    static const int32_t pack_rows[] = {1, 8, 512};
+    for (size_t p = 0; p < sizeof pack_rows / sizeof pack_rows[0]; p++) {
+        double alone[TINY_ENTRIES];
+        answer with;
+        ask(&with, model, tiny, &tiny->losses, 2, pack_rows[p]);
+        log_probs_alone(alone, model, tiny, &tiny->losses, tiny->prompt, pack_rows[p]);
+        CHECK(memcmp(alone, with.log_probs, sizeof alone) == 0);
+        free(with.grad);
+        ask(&with, model, tiny, &tiny->ranking, 2, pack_rows[p]);
+        log_probs_alone(alone, model, tiny, &tiny->ranking, tiny->prompt, pack_rows[p]);
+        check_log_probs(alone, with.log_probs);
+        free(with.grad);
+    }
+}
+
+/* The log-probabilities are those of the logits, over all tokens or over the cut ones. */
+static void
+test_logits(const tiny_model *model, const tiny_forest *tiny)
+{
+    const int32_t vocab = model->spec.vocab_size;
+    int32_t rows[TINY_ENTRIES], num_rows = 0;
+    for (int32_t e = 0; e < TINY_ENTRIES; e++) {
+        if (num_rows == 0 || rows[num_rows - 1] != tiny->rows[e]) {
+            rows[num_rows++] = tiny->rows[e];
+        }
+    }
+    const size_t floats = (size_t)num_rows * (size_t)vocab;
+    float *logits[2];
+    for (int i = 0; i < 2; i++) {
+        sp_context *context = NULL;
+        const sp_options options = {.num_threads = 1 + 2 * i, .pack_rows = 64};
+        logits[i] = malloc(floats * sizeof *logits[i]);
+        CHECK(logits[i] != NULL);
+        CHECK_OK(sp_context_create(model->model, &context, error));
+        CHECK_OK(sp_logits(context, &tiny->forest, num_rows, rows, &options, logits[i], error));
+        sp_context_destroy(context);
+    }
+    CHECK(memcmp(logits[0], logits[1], floats * sizeof *logits[0]) == 0);
+
+    double log_probs[TINY_ENTRIES], expected[TINY_ENTRIES];
+    log_probs_alone(log_probs, model, tiny, &tiny->losses, tiny->prompt, 64);
+    for (int32_t e = 0, r = 0; e < TINY_ENTRIES; e++) {
+        r += rows[r] != tiny->rows[e];
+        const float *row = logits[0] + (ptrdiff_t)r * vocab;
+        const int32_t *tokens = tiny->cut[e] ? tiny->cut_tokens : NULL;
+        const int32_t count = tiny->cut[e] ? tiny->losses.num_cut_tokens : vocab;
+        const int32_t target = tokens ? tokens[tiny->targets[e]] : tiny->targets[e];
+        double sum = 0.0;
+        for (int32_t t = 0; t < count; t++) {
+            sum += exp((double)row[tokens ? tokens[t] : t] - (double)row[target]);
+        }
+        expected[e] = -log(sum);
+    }
+    check_log_probs(log_probs, expected);
+    free(logits[0]);
+    free(logits[1]);
 }
 
 static void
-test_finite_differences(const tiny_model *model, const tiny_forest *tiny, const sp_losses *losses)
+finite_differences(const tiny_model *model, const tiny_forest *tiny, const sp_losses *losses)
 {
     answer exact;
     ask(&exact, model, tiny, losses, 1, 256);
@@ -112,7 +185,9 @@ test_finite_differences(const tiny_model *model, const tiny_forest *tiny, const 
                 double delta = (side == 0 ? step : -step) * (double)direction[i] / scale;
                 moved[i] = (float)((double)tiny->prompt[i] + delta);
             }
-            losses_at[side] = loss_at(model, tiny, losses, moved);
+            double log_probs[TINY_ENTRIES];
+            log_probs_alone(log_probs, model, tiny, losses, moved, 256);
+            losses_at[side] = tiny_loss(losses, log_probs);
         }
         double measured = (losses_at[0] - losses_at[1]) / (2.0 * step);
         /* float32 losses of about 10 differ by 1e-6 from exact ones: 1e-4 of slope; the rest is the
@@ -124,50 +199,22 @@ test_finite_differences(const tiny_model *model, const tiny_forest *tiny, const 
     free(exact.grad);
 }
 
-static int
-stop_at_third(void *calls)
-{
-    return ++*(int *)calls == 3;
-}
-
 static void
-test_cancel(const tiny_model *model, const tiny_forest *tiny)
+test_finite_differences(const tiny_model *model, const tiny_forest *tiny)
 {
-    sp_context *context = NULL;
-    sp_error error = {0};
-    int calls = 0;
-    double log_probs[TINY_ENTRIES], again[TINY_ENTRIES];
-    sp_options options = {.num_threads = 3, .pack_rows = 64};
-    CHECK_OK(sp_context_create(model->model, &context, error));
-    CHECK_OK(sp_loss(context, &tiny->forest, &tiny->losses, &options, log_probs, NULL, error));
-    options.poll = stop_at_third;
-    options.poll_data = &calls;
-    CHECK(sp_loss(context, &tiny->forest, &tiny->losses, &options, again, NULL, &error)
-          == SP_CANCELLED);
-    CHECK(error.status == SP_CANCELLED && error.message[0] != '\0' && calls == 3);
-    options.poll = NULL;
-    CHECK_OK(sp_loss(context, &tiny->forest, &tiny->losses, &options, again, NULL, error));
-    CHECK(memcmp(log_probs, again, sizeof again) == 0);
-    sp_context_destroy(context);
+    finite_differences(model, tiny, &tiny->losses);
+    finite_differences(model, tiny, &tiny->ranking);
 }
 
 int
 main(void)
 {
-    CHECK_OK(sp_initialize(NULL, error));
-    for (int kind = 0; kind < TINY_KINDS; kind++) {
-        tiny_model model;
-        tiny_forest tiny;
-        tiny_open(&model, (tiny_kind)kind);
-        tiny_forest_open(&tiny, &model.spec);
-        test_threads_and_packing(&model, &tiny, &tiny.losses);
-        test_threads_and_packing(&model, &tiny, &tiny.ranking);
-        test_finite_differences(&model, &tiny, &tiny.losses);
-        test_finite_differences(&model, &tiny, &tiny.ranking);
-        test_cancel(&model, &tiny);
-        tiny_forest_close(&tiny);
-        tiny_close(&model);
-    }
-    CHECK(sp_memory_now().live_bytes == 0);
+    static const tiny_case cases[] = {
+        {"gradient: bits of 1 and 3 threads; packs of 1, 8, 64, 512 rows", test_threads_and_packing},
+        {"log-probabilities without a gradient", test_forward_only},
+        {"logits agree with log-probabilities", test_logits},
+        {"gradient against finite differences", test_finite_differences},
+    };
+    TINY_RUN(cases);
     return 0;
 }

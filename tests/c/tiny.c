@@ -33,14 +33,36 @@ tiny_below(tiny_random *random, int32_t limit)
 /* ---- models ---- */
 
 static const sp_spec specs[TINY_KINDS] = {
-    {.vocab_size = 311, .hidden_size = 60, .num_layers = 2, .num_heads = 6, .num_kv_heads = 2,
-     .head_dim = 14, .intermediate_size = 211, .max_positions = 300, .rotary_dim = 12,
-     .norm = SP_NORM_RMS, .positions = SP_POSITIONS_ROTARY, .activation = SP_SILU, .gated = 1,
-     .norm_eps = 1e-5f, .attention_scale = 0.267261f, .embedding_scale = 1.0f},
-    {.vocab_size = 307, .hidden_size = 48, .num_layers = 3, .num_heads = 4, .num_kv_heads = 4,
-     .head_dim = 12, .intermediate_size = 192, .max_positions = 300,
-     .norm = SP_NORM_LAYER, .positions = SP_POSITIONS_LEARNED, .activation = SP_GELU_TANH,
-     .norm_eps = 1e-5f, .attention_scale = 0.288675f, .embedding_scale = 1.0f},
+    {.vocab_size = 311,
+     .hidden_size = 60,
+     .num_layers = 2,
+     .num_heads = 6,
+     .num_kv_heads = 2,
+     .head_dim = 14,
+     .intermediate_size = 211,
+     .max_positions = 300,
+     .rotary_dim = 12,
+     .norm = SP_NORM_RMS,
+     .positions = SP_POSITIONS_ROTARY,
+     .activation = SP_SILU,
+     .gated = 1,
+     .norm_eps = 1e-5f,
+     .attention_scale = 0.267261f,
+     .embedding_scale = 1.0f},
+    {.vocab_size = 307,
+     .hidden_size = 48,
+     .num_layers = 3,
+     .num_heads = 4,
+     .num_kv_heads = 4,
+     .head_dim = 12,
+     .intermediate_size = 192,
+     .max_positions = 300,
+     .norm = SP_NORM_LAYER,
+     .positions = SP_POSITIONS_LEARNED,
+     .activation = SP_GELU_TANH,
+     .norm_eps = 1e-5f,
+     .attention_scale = 0.288675f,
+     .embedding_scale = 1.0f},
 };
 
 /* Calls `take` for every slot of a model, in one order. */
@@ -50,17 +72,17 @@ typedef sp_status slot_function(void *data, const char *slot, int32_t rows, int3
 static sp_status
 each_slot(const sp_spec *s, slot_function *take, void *data, sp_error *error)
 {
-#define TAKE(name, rows, cols, mean, deviation)                                          \
-    do {                                                                                 \
-        sp_status status_ = take(data, name, rows, cols, mean, deviation, error);        \
-        if (status_ != SP_OK) {                                                          \
-            return status_;                                                              \
-        }                                                                                \
+#define TAKE(name, rows, cols, mean, deviation)                                   \
+    do {                                                                          \
+        sp_status status_ = take(data, name, rows, cols, mean, deviation, error); \
+        if (status_ != SP_OK) {                                                   \
+            return status_;                                                       \
+        }                                                                         \
     } while (0)
-#define TAKE_LAYER(part, rows, cols, mean, deviation)          \
-    do {                                                       \
-        snprintf(name, sizeof name, "layers.%d." part, l);     \
-        TAKE(name, rows, cols, mean, deviation);               \
+#define TAKE_LAYER(part, rows, cols, mean, deviation)      \
+    do {                                                   \
+        snprintf(name, sizeof name, "layers.%d." part, l); \
+        TAKE(name, rows, cols, mean, deviation);           \
     } while (0)
     const int32_t d = s->hidden_size, q = s->num_heads * s->head_dim;
     const int32_t kv = s->num_kv_heads * s->head_dim, f = s->intermediate_size;
@@ -219,14 +241,17 @@ tiny_forest_open(tiny_forest *tiny, const sp_spec *spec)
     for (size_t i = 0; i < floats; i++) {
         tiny->prompt[i] = 0.5f * tiny_normal(&random);
     }
-    tiny->forest = (sp_forest){.num_segments = TINY_SEGMENTS, .num_virtual = num_virtual,
-                               .parents = tiny->parents, .starts = tiny->starts,
-                               .symbols = tiny->symbols, .prompt = tiny->prompt};
+    tiny->forest = (sp_forest){.num_segments = TINY_SEGMENTS,
+                               .num_virtual = num_virtual,
+                               .parents = tiny->parents,
+                               .starts = tiny->starts,
+                               .symbols = tiny->symbols,
+                               .prompt = tiny->prompt};
 
     /* (segment, rows before its end); two entries on one row, and one row inside the prompt */
-    static const int32_t places[TINY_ENTRIES][2] = {
-        {0, 3}, {1, 0}, {2, 5}, {2, 0}, {2, 0}, {3, 1}, {3, 0},
-        {4, 100}, {4, 2}, {4, 0}, {6, 0}, {7, 30}, {7, 0}, {8, 0}};
+    static const int32_t places[TINY_ENTRIES][2] = {{0, 3}, {1, 0},  {2, 5},   {2, 0}, {2, 0},
+                                                    {3, 1}, {3, 0},  {4, 100}, {4, 2}, {4, 0},
+                                                    {6, 0}, {7, 30}, {7, 0},   {8, 0}};
     static const int32_t choice_of[TINY_ENTRIES] = {0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4, 4, 3};
     for (int32_t i = 0; i < 3; i++) {
         tiny->cut_tokens[i] = 5 + 40 * i;
@@ -238,9 +263,12 @@ tiny_forest_open(tiny_forest *tiny, const sp_spec *spec)
         tiny->weights[e] = 0.25f + (float)tiny_below(&random, 4) * 0.25f;
         tiny->choices[e] = choice_of[e];
     }
-    tiny->losses = (sp_losses){.num_entries = TINY_ENTRIES, .rows = tiny->rows,
-                               .targets = tiny->targets, .weights = tiny->weights,
-                               .cut = tiny->cut, .num_cut_tokens = 3,
+    tiny->losses = (sp_losses){.num_entries = TINY_ENTRIES,
+                               .rows = tiny->rows,
+                               .targets = tiny->targets,
+                               .weights = tiny->weights,
+                               .cut = tiny->cut,
+                               .num_cut_tokens = 3,
                                .cut_tokens = tiny->cut_tokens};
     /* group 0 lies under the first prompt, group 1 in two trees */
     const int32_t groups[TINY_CHOICES] = {0, 0, 0, 1, 1};
@@ -286,4 +314,38 @@ tiny_loss(const sp_losses *losses, const double *log_probs)
         loss += (double)losses->group_weights[g] * log(sum);
     }
     return loss;
+}
+
+/* ---- programs ---- */
+
+void
+tiny_run(const tiny_case *cases, size_t num_cases)
+{
+    static const char *const paths[] = {"generic", "avx2", "avx512"};
+    CHECK_OK(sp_initialize(NULL, error));
+    printf("        kernels by default: %s\n", sp_cpu_name());
+    for (size_t p = 0; p < sizeof paths / sizeof paths[0]; p++) {
+        if (sp_cpu_supported(paths[p]) != 1) {
+            printf("        %s: not run, this CPU has none\n", paths[p]);
+            continue;
+        }
+        CHECK_OK(sp_initialize(paths[p], error));
+        CHECK(strcmp(sp_cpu_name(), paths[p]) == 0);
+        for (int kind = 0; kind < TINY_KINDS; kind++) {
+            tiny_model model;
+            tiny_forest tiny;
+            tiny_open(&model, (tiny_kind)kind);
+            tiny_forest_open(&tiny, &model.spec);
+            for (size_t c = 0; c < num_cases; c++) {
+                size_t live = sp_memory_now().live_bytes;
+                cases[c].run(&model, &tiny);
+                CHECK(sp_memory_now().live_bytes == live);
+                printf("        %-7s %-5s %s\n", paths[p], tiny_names[kind], cases[c].name);
+                fflush(stdout);
+            }
+            tiny_forest_close(&tiny);
+            tiny_close(&model);
+        }
+    }
+    CHECK(sp_memory_now().live_bytes == 0);
 }

@@ -17,14 +17,14 @@
         }                                                                           \
     } while (0)
 
-#define CHECK_OK(call)                                                                       \
-    do {                                                                                     \
-        sp_error check_error_ = {0};                                                         \
-        sp_error *error = &check_error_;                                                     \
-        if ((call) != SP_OK) {                                                               \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, error->message);   \
-            exit(1);                                                                         \
-        }                                                                                    \
+#define CHECK_OK(call)                                                                     \
+    do {                                                                                   \
+        sp_error check_error_ = {0};                                                       \
+        sp_error *error = &check_error_;                                                   \
+        if ((call) != SP_OK) {                                                             \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call, error->message); \
+            exit(1);                                                                       \
+        }                                                                                  \
     } while (0)
 
 /* ---- models ---- */
@@ -60,7 +60,7 @@ int32_t tiny_below(tiny_random *random, int32_t limit);
 /* ---- forests ---- */
 
 enum {
-    TINY_VIRTUAL = 6,  /* virtual tokens of one prompt; there are two prompts */
+    TINY_VIRTUAL = 6, /* virtual tokens of one prompt; there are two prompts */
     TINY_PROMPTS = 2,
     TINY_SEGMENTS = 9,
     TINY_MAX_ROWS = 400,
@@ -88,5 +88,32 @@ void tiny_forest_open(tiny_forest *tiny, const sp_spec *spec);
 void tiny_forest_close(tiny_forest *tiny);
 /* The loss that the header promises, from the log-probabilities. */
 double tiny_loss(const sp_losses *losses, const double *log_probs);
+
+/* ---- programs ---- */
+
+typedef void tiny_test(const tiny_model *model, const tiny_forest *forest);
+
+typedef struct {
+    const char *name;
+    tiny_test *run;
+} tiny_case;
+
+/* Runs the cases on each kernel path that this CPU has, on both models, and says so in a line each.
+ * A case has to give back all memory of the engine. A failed check ends the program with 1. */
+void tiny_run(const tiny_case *cases, size_t num_cases);
+#define TINY_RUN(cases) tiny_run(cases, sizeof(cases) / sizeof((cases)[0]))
+
+/* Statuses other than SP_OK come with themselves and a message in the error. */
+#define CHECK_FAILS(call, wanted)                                                             \
+    do {                                                                                      \
+        sp_error check_error_ = {0};                                                          \
+        sp_error *error = &check_error_;                                                      \
+        sp_status check_status_ = (call);                                                     \
+        if (check_status_ != (wanted) || error->status != (wanted) || !error->message[0]) {   \
+            fprintf(stderr, "%s:%d: %s: status %d, expected %s; message \"%s\"\n", __FILE__, \
+                    __LINE__, #call, (int)check_status_, #wanted, error->message);            \
+            exit(1);                                                                          \
+        }                                                                                     \
+    } while (0)
 
 #endif

@@ -76,6 +76,7 @@ RANKS = {
     "estimators": 5,
     "cli": 6,
     "__main__": 7,
+    "__main__": 7,
 }
 
 
