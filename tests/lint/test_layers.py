@@ -76,7 +76,6 @@ RANKS = {
     "estimators": 5,
     "cli": 6,
     "__main__": 7,
-    "__main__": 7,
 }
 
 
