@@ -15,11 +15,11 @@ from softprompt.cli.running import report, say
 
 TEMPLATE = "Message: {text}\nIs this message spam or ham? Answer:"
 LABELS = {"ham": " ham", "spam": " spam"}
-_EVALUATIONS = 4
+_EVALUATIONS = 3
 
 
 def demo(
-    steps: Annotated[int, typer.Option(help="Steps of training.")] = 60,
+    steps: Annotated[int, typer.Option(help="Steps of training.")] = 48,
     output: Annotated[Path, typer.Option(help="Folder for the prompt.")] = Path("softprompt-demo"),
     model: Annotated[str, typer.Option(help="Model to tune.")] = "smollm2-135m",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,

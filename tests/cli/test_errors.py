@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_an_interrupt_is_exit_code_130(write, rows, model_folder, tmp_path):
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run.jsonl").exists() and process.poll() is None:
-        pass  # training has begun when its record exists
+        time.sleep(0.05)  # training has begun when its record exists
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -1,0 +1,35 @@
+"""README.md's Python runs as it stands, with fewer steps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import softprompt
+
+README = Path(__file__).parents[2] / "README.md"
+REVIEWS = ["a moving and funny film", "dull , slow and far too long"] * 8
+
+
+def python_blocks() -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    return re.findall(r"^```python[ \t]*\n(.*?)^```[ \t]*$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_there_are_python_blocks():
+    assert python_blocks()
+
+
+def test_python_blocks_run(smollm2_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # 150 steps take minutes; what is tested is that every line is true.
+    for estimator in (softprompt.SoftPromptClassifier, softprompt.SoftPromptGenerator):
+        monkeypatch.setitem(estimator.__init__.__kwdefaults__, "max_steps", 2)
+    names = {
+        "rows": [{"sentence": text} for text in REVIEWS],
+        "y": [1, 0] * 8,
+    }
+    for number, block in enumerate(python_blocks(), start=1):
+        exec(compile(block, f"{README.name}, Python block {number}", "exec"), names)
+    assert names["grad"].shape == names["prompt"].embeddings.shape
+    assert "Nearest tokens" in capsys.readouterr().out
