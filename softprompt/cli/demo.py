@@ -13,8 +13,10 @@ from softprompt.cli.info import file_sizes
 from softprompt.cli.options import Debug, Json, Threads
 from softprompt.cli.running import report, say
 
-TEMPLATE = "Message: {text}\nIs this message spam or ham? Answer:"
-LABELS = {"ham": " ham", "spam": " spam"}
+# The best of six wordings on the validation rows (78 %, the others 37 to 59 %; "Is this message
+# spam or ham? Answer:" calls everything spam), so that the soft prompt has no poor one to beat.
+TEMPLATE = "Message: {text}\nThis message was sent by a"
+LABELS = {"ham": " friend", "spam": " company"}
 _EVALUATIONS = 3
 
 
@@ -41,7 +43,7 @@ def demo(
     language_model = models.load(model, threads)
     say(f"rows of the SMS Spam Collection (CC BY 4.0): {counts}\n")
 
-    say(f"1. The prompt written by hand: {TEMPLATE!r}")
+    say(f"1. The prompt written by hand: {TEMPLATE!r}, answered by one of {[*LABELS.values()]}")
     zero_shot = SoftPromptClassifier(
         language_model, template=TEMPLATE, labels=LABELS, num_virtual_tokens=0
     ).fit(rows["train"], answers["train"])
@@ -63,6 +65,7 @@ def demo(
         validation_data=(rows["validation"], answers["validation"]),
     )
     accuracy = float(tuned.score(rows["test"], answers["test"]))
+    commonest = max(map(answers["test"].count, LABELS)) / len(answers["test"])
     folder = tuned.prompt_.save(output)
     table = neighbors(tuned.prompt_, language_model, k=3, metric="cosine")
     files = file_sizes(folder)
@@ -71,6 +74,7 @@ def demo(
         "steps": tuned.n_iter_,
         "best_step": tuned.best_iter_,
         "validation_accuracy": tuned.best_score_,
+        "commonest_class_test_accuracy": commonest,
         "zero_shot_test_accuracy": zero_shot_accuracy,
         "tuned_test_accuracy": accuracy,
         "neighbors": table.to_dict(),
@@ -86,6 +90,7 @@ def _text(result: dict[str, Any], table: str, model: str) -> str:
     folder = result["output"]
     return f"""
 Accuracy on {result["rows"]["test"]} test rows, which chose nothing
+  commonest class  {result["commonest_class_test_accuracy"]:.1%}
   written by hand  {result["zero_shot_test_accuracy"]:.1%}
   soft prompt      {result["tuned_test_accuracy"]:.1%}  (best of step {result["best_step"]} by \
 {result["rows"]["validation"]} validation rows)
