@@ -193,6 +193,12 @@ execute(call *c, sp_context *context, const sp_options *options, sp_error *error
 static sp_status
 check_losses(const sp_model *model, const sp_losses *losses, sp_error *error)
 {
+    if (losses->num_entries < 0 || losses->num_cut_tokens < 0
+        || (losses->choices != NULL && (losses->num_choices < 0 || losses->num_groups < 0))) {
+        return sp_fail(error, SP_INVALID, "a negative number of entries (%d), cut tokens (%d), "
+                       "choices (%d) or groups (%d)", losses->num_entries, losses->num_cut_tokens,
+                       losses->num_choices, losses->num_groups);
+    }
     for (int32_t i = 0; i < losses->num_cut_tokens; i++) {
         if (losses->cut_tokens[i] < 0 || losses->cut_tokens[i] >= model->spec.vocab_size) {
             return sp_fail(error, SP_INVALID, "cut_tokens[%d] = %d: token id is not in [0, %d)", i,
@@ -271,6 +277,9 @@ sp_logits(sp_context *context, const sp_forest *forest, int32_t num_rows, const 
           const sp_options *options, float *logits, sp_error *error)
 {
     call c;
+    if (num_rows < 0) {
+        return sp_fail(error, SP_INVALID, "num_rows = %d: expected 0 or more", num_rows);
+    }
     SP_TRY(prepare(&c, context, forest, num_rows, rows, NULL, 0, options, error));
     c.heads.logits = logits;
     sp_status status = SP_OK;

@@ -205,7 +205,9 @@ sp_pack_build(sp_pack *pack, const sp_spec *spec, const sp_segment *segments, in
                && pack->virtual_rows != NULL;
     if (good) {
         memcpy(pack->parts, parts, (size_t)num_parts * sizeof *parts);
-        memcpy(pack->head_rows, head_rows, (size_t)num_head_rows * sizeof *head_rows);
+        if (num_head_rows > 0) { /* head_rows may be NULL otherwise */
+            memcpy(pack->head_rows, head_rows, (size_t)num_head_rows * sizeof *head_rows);
+        }
         int32_t next = 0;
         for (int32_t r = 0; r < pack->num_rows; r++) {
             if (symbols[r] < 0) {

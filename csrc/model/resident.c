@@ -111,6 +111,23 @@ sp_segment_release(sp_context *context, int32_t segment, sp_error *error)
     return SP_OK;
 }
 
+/* The parent of the part `p` has rows, or gets them by an earlier part: it could not get any later
+ * without moving this one. */
+static int
+parent_is_there(const sp_context *context, const int32_t *segments, int32_t p)
+{
+    int32_t parent = context->segments[segments[p]].parent;
+    if (parent < 0 || context->segments[parent].length > 0) {
+        return 1;
+    }
+    for (int32_t q = 0; q < p; q++) {
+        if (segments[q] == parent) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
 /* The parts of one call, checked; segments are not changed yet. */
 static sp_status
 make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, const int32_t *starts,
@@ -119,10 +136,10 @@ make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, cons
     for (int32_t p = 0; p < num_parts; p++) {
         SP_TRY(find(context, segments[p], "segment", error));
         const sp_segment *segment = &context->segments[segments[p]];
-        int32_t count = starts[p + 1] - starts[p];
         if (starts[0] != 0 || starts[p + 1] <= starts[p]) {
             return sp_fail(error, SP_INVALID, "part %d has no rows", p);
         }
+        int32_t count = starts[p + 1] - starts[p];
         if (count > context->residents[segments[p]].capacity - segment->length) {
             return sp_fail(error, SP_INVALID, "segment %d holds %d of %d rows, no room for %d more",
                            segments[p], segment->length, context->residents[segments[p]].capacity,
@@ -131,6 +148,10 @@ make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, cons
         if (context->residents[segments[p]].children > 0 && segment->length > 0) {
             return sp_fail(error, SP_INVALID, "segment %d has children and cannot grow",
                            segments[p]);
+        }
+        if (!parent_is_there(context, segments, p)) {
+            return sp_fail(error, SP_INVALID, "segment %d: its parent %d has no rows yet",
+                           segments[p], segment->parent);
         }
         for (int32_t q = 0; q < p; q++) {
             if (segments[q] == segments[p]) {
@@ -219,8 +240,10 @@ sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segment
                   const sp_options *options, float *logits, sp_error *error)
 {
     SP_TRY(sp_options_check(options, error));
-    if (num_parts < 1) {
-        return sp_fail(error, SP_INVALID, "num_parts = %d: expected at least 1", num_parts);
+    if (num_parts < 1 || num_rows < 0) {
+        return sp_fail(error, SP_INVALID,
+                       "num_parts = %d, num_rows = %d: expected at least 1 and 0", num_parts,
+                       num_rows);
     }
     int32_t *span_of = sp_alloc((size_t)context->num_segments, sizeof *span_of);
     sp_part *parts = sp_alloc((size_t)num_parts, sizeof *parts);
