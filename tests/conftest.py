@@ -77,7 +77,12 @@ def smollm2(smollm2_path: Path):
 
 
 def pytest_configure(config):
-    """A shell ignores SIGINT for what runs in its background, and children inherit that: tests that
-    interrupt a child need the usual disposition."""
+    """Set what child processes of the tests inherit.
+
+    A shell ignores SIGINT for what runs in its background: tests that interrupt a child need the
+    usual disposition. And a child that begins in the repository's root has to import the installed
+    package, not the source tree.
+    """
+    os.environ["PYTHONSAFEPATH"] = "1"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -21,8 +21,17 @@ def engine() -> Any:
         `SOFTPROMPT_CPU` is not a known name.
     RuntimeError
         This CPU lacks that path, or the BLAS library multiplies wrongly.
+    ImportError
+        The engine is not built: Python was started in a source tree.
     """
-    from softprompt import _core
+    try:
+        from softprompt import _core
+    except ImportError as err:
+        raise ImportError(
+            f"the engine softprompt._core is not in {os.path.dirname(os.path.dirname(__file__))}: "
+            "in a source tree, start Python in another folder after `pip install .`, or use "
+            "`pip install -e .`"
+        ) from err
 
     _core.initialize(os.environ.get("SOFTPROMPT_CPU") or None)
     return _core
