@@ -1,11 +1,15 @@
-"""README.md's Python runs as it stands, with fewer steps."""
+"""README.md's Python runs as it stands, with fewer steps; its shell lines have known options."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+
 import softprompt
+from softprompt.cli.app import app
 
 README = Path(__file__).parents[2] / "README.md"
 REVIEWS = ["a moving and funny film", "dull , slow and far too long"] * 8
@@ -33,3 +37,18 @@ def test_python_blocks_run(smollm2_path, tmp_path, monkeypatch, capsys):
         exec(compile(block, f"{README.name}, Python block {number}", "exec"), names)
     assert names["grad"].shape == names["prompt"].embeddings.shape
     assert "Nearest tokens" in capsys.readouterr().out
+
+
+def shell_commands() -> list[str]:
+    text = README.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh[ \t]*\n(.*?)^```[ \t]*$", text, re.MULTILINE | re.DOTALL)
+    return "".join(blocks).replace("\\\n", " ").splitlines()
+
+
+@pytest.mark.parametrize("command", shell_commands())
+def test_shell_lines_have_options_that_exist(command, capsys):
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "softprompt"
+    with pytest.raises(SystemExit) as exit_info:
+        app([*arguments, "--help"])  # an unknown option is refused before help is shown
+    assert exit_info.value.code == 0
