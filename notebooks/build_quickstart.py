@@ -115,6 +115,9 @@ for text, probabilities in zip(new, classifier.predict_proba(new), strict=True):
     (
         "markdown",
         """
+The first of these two is wrong: a prompt that is right for 94 of 100 rows still errs, and the
+probabilities say how sure it is.
+
 ## Save, load
 
 A saved prompt is a PEFT adapter folder with `softprompt.json` (template, labels, record) beside it.
@@ -137,7 +140,8 @@ assert (again.predict(new) == classifier.predict(new)).all()
 ## Another task, the same model
 
 The text-to-text twin learns from pairs of texts. Then both prompts answer in one pass, each its own
-input, with the answers that each would give alone.
+input, with the answers that each would give alone. (The classifier's prompt was trained to rank its
+two labels; what the model writes freely after it need not be one of them.)
 """,
     ),
     (
