@@ -4,9 +4,10 @@
 #   tools/c_tests.sh [plain] [address] [thread] [all]      (all three if none is named)
 #
 # plain: optimised as released, but with assertions. address: under the address, undefined-behaviour
-# and leak sanitizers. thread: under the thread sanitizer. Every program runs on each kernel path
-# that the CPU has, and says on which. The BLAS library is the one of the installed package
-# scipy-openblas32, or with SOFTPROMPT_BLAS=system the one of pkg-config. CC and PYTHON may be set.
+# and leak sanitizers. thread: under the thread sanitizer. The programs run on each kernel path that
+# the CPU has, and say on which; what no path changes (failing allocations, stopping), on the best
+# one. The BLAS library is the one of the installed package scipy-openblas32, or with
+# SOFTPROMPT_BLAS=system the one of pkg-config. CC and PYTHON may be set.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -49,7 +50,7 @@ flags_of() {
 export ASAN_OPTIONS=detect_leaks=1
 export UBSAN_OPTIONS=print_stacktrace=1
 # die_after_fork=0: the fork test makes threads in the child, which is what it is about
-export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0:suppressions=$root/tools/tsan.supp
+export TSAN_OPTIONS=halt_on_error=1:die_after_fork=0
 
 # The leak sanitizer stops the process with ptrace, which some containers forbid. A program that
 # leaks shows whether it works here.

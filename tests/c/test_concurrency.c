@@ -124,8 +124,8 @@ work(void *argument)
     CHECK(grad != NULL);
     CHECK_OK(sp_context_create(w->model->model, &context, error));
     while (status == SP_OK) {
-        status = sp_loss(context, &w->tiny->forest, &w->tiny->losses, &options, log_probs, grad,
-                         NULL);
+        status =
+            sp_loss(context, &w->tiny->forest, &w->tiny->losses, &options, log_probs, grad, NULL);
     }
     CHECK(status == SP_CANCELLED);
     sp_context_destroy(context);
@@ -146,7 +146,8 @@ test_busy_fork(const tiny_model *model, const tiny_forest *tiny)
     CHECK(pthread_create(&thread, NULL, work, &w) == 0);
     for (int i = 0; i < FORKS; i++) {
         int seen = atomic_load(&w.polls);
-        while (atomic_load(&w.polls) < seen + 1 + i) { /* in the middle, at another place each time */
+        while (atomic_load(&w.polls)
+               < seen + 1 + i) { /* in the middle, at another place each time */
             sched_yield();
         }
         children[i] = fork_step(model, tiny, &alone);
@@ -170,8 +171,9 @@ main(void)
 #endif
     };
 #ifdef __SANITIZE_THREAD__
-    printf("        forking in the middle of work: not run, the thread sanitizer cannot follow it\n");
+    printf(
+        "        forking in the middle of work: not run, the thread sanitizer cannot follow it\n");
 #endif
-    TINY_RUN(cases);
+    TINY_RUN(cases, EVERY_PATH);
     return 0;
 }

@@ -117,7 +117,7 @@ test_steps(const tiny_model *model, const tiny_forest *tiny)
     generate(model, tiny, 3, again, three);
     CHECK(memcmp(tokens, again, sizeof tokens) == 0);
     CHECK(memcmp(one, three, floats * sizeof *one) == 0);
-    compare_with_forest(model, tiny, (const int32_t(*)[STEPS])tokens, one);
+    compare_with_forest(model, tiny, (const int32_t (*)[STEPS])tokens, one);
     free(one);
     free(three);
 }
@@ -128,6 +128,6 @@ main(void)
     static const tiny_case cases[] = {
         {"generation: bits of 1 and 3 threads; logits of the whole forest", test_steps},
     };
-    TINY_RUN(cases);
+    TINY_RUN(cases, EVERY_PATH);
     return 0;
 }

@@ -1,5 +1,5 @@
-/* Forward, logits, loss and gradient: equal bits for any number of threads, the same numbers for any
- * packing, and a gradient that finite differences agree with. */
+/* Forward, logits, loss and gradient: equal bits for any number of threads, the same numbers for
+ * any packing, and a gradient that finite differences agree with. */
 #include <math.h>
 
 #include "tiny.h"
@@ -210,11 +210,12 @@ int
 main(void)
 {
     static const tiny_case cases[] = {
-        {"gradient: bits of 1 and 3 threads; packs of 1, 8, 64, 512 rows", test_threads_and_packing},
+        {"gradient: bits of 1 and 3 threads; packs of 1, 8, 64, 512 rows",
+         test_threads_and_packing},
         {"log-probabilities without a gradient", test_forward_only},
         {"logits agree with log-probabilities", test_logits},
         {"gradient against finite differences", test_finite_differences},
     };
-    TINY_RUN(cases);
+    TINY_RUN(cases, EVERY_PATH);
     return 0;
 }

@@ -318,12 +318,38 @@ tiny_loss(const sp_losses *losses, const double *log_probs)
 
 /* ---- programs ---- */
 
+static void
+run_path(const tiny_case *cases, size_t num_cases)
+{
+    for (int kind = 0; kind < TINY_KINDS; kind++) {
+        tiny_model model;
+        tiny_forest tiny;
+        tiny_open(&model, (tiny_kind)kind);
+        tiny_forest_open(&tiny, &model.spec);
+        for (size_t c = 0; c < num_cases; c++) {
+            size_t live = sp_memory_now().live_bytes;
+            cases[c].run(&model, &tiny);
+            CHECK(sp_memory_now().live_bytes == live);
+            printf("        %-7s %-5s %s\n", sp_cpu_name(), tiny_names[kind], cases[c].name);
+            fflush(stdout); /* before a fork, or a crash */
+        }
+        tiny_forest_close(&tiny);
+        tiny_close(&model);
+    }
+    CHECK(sp_memory_now().live_bytes == 0);
+}
+
 void
-tiny_run(const tiny_case *cases, size_t num_cases)
+tiny_run(const tiny_case *cases, size_t num_cases, tiny_paths which)
 {
     static const char *const paths[] = {"generic", "avx2", "avx512"};
     CHECK_OK(sp_initialize(NULL, error));
     printf("        kernels by default: %s\n", sp_cpu_name());
+    fflush(stdout);
+    if (which == BEST_PATH) {
+        run_path(cases, num_cases);
+        return;
+    }
     for (size_t p = 0; p < sizeof paths / sizeof paths[0]; p++) {
         if (sp_cpu_supported(paths[p]) != 1) {
             printf("        %s: not run, this CPU has none\n", paths[p]);
@@ -331,21 +357,6 @@ tiny_run(const tiny_case *cases, size_t num_cases)
         }
         CHECK_OK(sp_initialize(paths[p], error));
         CHECK(strcmp(sp_cpu_name(), paths[p]) == 0);
-        for (int kind = 0; kind < TINY_KINDS; kind++) {
-            tiny_model model;
-            tiny_forest tiny;
-            tiny_open(&model, (tiny_kind)kind);
-            tiny_forest_open(&tiny, &model.spec);
-            for (size_t c = 0; c < num_cases; c++) {
-                size_t live = sp_memory_now().live_bytes;
-                cases[c].run(&model, &tiny);
-                CHECK(sp_memory_now().live_bytes == live);
-                printf("        %-7s %-5s %s\n", paths[p], tiny_names[kind], cases[c].name);
-                fflush(stdout);
-            }
-            tiny_forest_close(&tiny);
-            tiny_close(&model);
-        }
+        run_path(cases, num_cases);
     }
-    CHECK(sp_memory_now().live_bytes == 0);
 }

@@ -34,7 +34,7 @@ extern const char *const tiny_names[TINY_KINDS];
 
 /* A model and the weights that it borrows. Wide enough that an operation is cut into several tasks,
  * with sizes that are no multiples of a vector. Llama: rotary positions, RMS norms, gated SiLU,
- * grouped heads, tied head. GPT-2: learned positions, layer norms, GELU, biases, a head of its own. */
+ * grouped heads, tied head. GPT-2: learned positions, layer norms, GELU, biases, own head. */
 typedef struct {
     sp_spec spec;
     sp_model *model;
@@ -98,22 +98,24 @@ typedef struct {
     tiny_test *run;
 } tiny_case;
 
-/* Runs the cases on each kernel path that this CPU has, on both models, and says so in a line each.
- * A case has to give back all memory of the engine. A failed check ends the program with 1. */
-void tiny_run(const tiny_case *cases, size_t num_cases);
-#define TINY_RUN(cases) tiny_run(cases, sizeof(cases) / sizeof((cases)[0]))
+/* Runs the cases on both models, on each kernel path that this CPU has or on the best one alone,
+ * and says so in a line each. A case has to give back all memory of the engine. A failed check ends
+ * the program with 1. */
+typedef enum { BEST_PATH, EVERY_PATH } tiny_paths;
+void tiny_run(const tiny_case *cases, size_t num_cases, tiny_paths which);
+#define TINY_RUN(cases, which) tiny_run(cases, sizeof(cases) / sizeof((cases)[0]), which)
 
 /* Statuses other than SP_OK come with themselves and a message in the error. */
-#define CHECK_FAILS(call, wanted)                                                             \
-    do {                                                                                      \
-        sp_error check_error_ = {0};                                                          \
-        sp_error *error = &check_error_;                                                      \
-        sp_status check_status_ = (call);                                                     \
-        if (check_status_ != (wanted) || error->status != (wanted) || !error->message[0]) {   \
+#define CHECK_FAILS(call, wanted)                                                            \
+    do {                                                                                     \
+        sp_error check_error_ = {0};                                                         \
+        sp_error *error = &check_error_;                                                     \
+        sp_status check_status_ = (call);                                                    \
+        if (check_status_ != (wanted) || error->status != (wanted) || !error->message[0]) {  \
             fprintf(stderr, "%s:%d: %s: status %d, expected %s; message \"%s\"\n", __FILE__, \
-                    __LINE__, #call, (int)check_status_, #wanted, error->message);            \
-            exit(1);                                                                          \
-        }                                                                                     \
+                    __LINE__, #call, (int)check_status_, #wanted, error->message);           \
+            exit(1);                                                                         \
+        }                                                                                    \
     } while (0)
 
 #endif
