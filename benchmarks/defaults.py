@@ -199,10 +199,10 @@ def table(runs: list[dict[str, Any]]) -> str:
                 f"{statistics.mean(percent):.1f}",
                 deviation,
                 reported,
-                f"{statistics.mean(one['seconds'] for one in group):.0f}",
+                f"{statistics.mean(one['cpu_seconds'] for one in group):.0f}",
             ]
         )
-    head = ["", "steps", "seeds", "accuracy %", "deviation", "rows", "seconds of fit"]
+    head = ["", "steps", "seeds", "accuracy %", "deviation", "rows", "CPU s of fit"]
     return markdown_table(head, rows)
 
 

@@ -19,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -29,7 +30,6 @@ import softprompt
 
 MODEL = "smollm2-135m"
 TOLERANCE = 1e-3  # of the gradients' relative difference; rounding alone leaves about 1e-6
-MEMORY_STEPS = 3
 
 
 def make_batches(model, options: argparse.Namespace, count: int) -> list[list[tuple]]:
@@ -69,13 +69,10 @@ def make_peft(options: argparse.Namespace, prompt: np.ndarray):
     return peft_side.add_prompt(peft_side.load(resolve(MODEL)), prompt)
 
 
-def measure_time(options: argparse.Namespace) -> dict:
+def measure_time(options: argparse.Namespace, model, batches: list, prompt: np.ndarray) -> dict:
     """Seconds of each side and their ratios, one pair a batch; the first batch is a warm-up."""
     import peft_side
 
-    model = softprompt.load_model(MODEL, num_threads=options.threads)
-    batches = make_batches(model, options, 1 + options.repeats)
-    prompt = make_prompt(model, options)
     tuned = make_peft(options, prompt)
 
     def ours(examples, padded):
@@ -140,41 +137,38 @@ def forget_peak() -> None:
 
 
 def measure_memory(options: argparse.Namespace) -> dict[str, int]:
-    """Peaks of this process, which runs one side only, bytes."""
-    reference = softprompt.load_model(MODEL, num_threads=options.threads)
-    batches = make_batches(reference, options, MEMORY_STEPS)
-    prompt = make_prompt(reference, options)
+    """Peaks of this process, which has one side only, bytes."""
+    given = json.loads(options.given.read_text())
+    prompt = np.asarray(given["prompt"], np.float32)
     if options.side == "peft":
         import peft_side
 
-        del reference
+        imports = resident_peak()
         tuned = make_peft(options, prompt)
-        loaded = resident_peak()
-        forget_peak()
-        for examples in batches:
+
+        def step(examples):
             peft_side.loss_and_grad(tuned, peft_side.pad(examples))
     else:
-        loaded = resident_peak()
-        forget_peak()
-        for examples in batches:
-            reference.loss_and_grad(prompt, examples)
-    return {"loading": loaded, "steps": resident_peak()}
+        from softprompt.model.threads import engine
+
+        engine()
+        imports = resident_peak()
+        model = softprompt.load_model(MODEL, num_threads=options.threads)
+
+        def step(examples):
+            model.loss_and_grad(prompt, examples)
+
+    loading = resident_peak()
+    forget_peak()
+    for examples in given["batches"]:
+        step(examples)
+    return {"imports": imports, "loading": loading, "steps": resident_peak()}
 
 
-def measure_imports(options: argparse.Namespace) -> int:
-    """Resident size of an interpreter that imported what one side needs, bytes."""
-    from softprompt.model.threads import engine
-
-    engine()
-    if options.side == "peft":
-        import peft_side  # noqa: F401
-    return resident_peak()
-
-
-def in_fresh_process(options: argparse.Namespace, side: str, what: str) -> object:
-    command = [sys.executable, __file__, "--side", side, "--measure", what]
-    for name in ("prompt_length", "batch", "tokens", "threads", "seed"):
-        command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+def in_fresh_process(options: argparse.Namespace, side: str, given: Path) -> dict[str, int]:
+    """What `measure_memory` finds for a side."""
+    command = [sys.executable, __file__, "--side", side, "--given", str(given)]
+    command += ["--threads", str(options.threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -221,22 +215,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON-lines file that the result is added to")
     parser.add_argument("--side", choices=("softprompt", "peft"), help=argparse.SUPPRESS)
-    parser.add_argument("--measure", choices=("imports", "memory"), help=argparse.SUPPRESS)
+    parser.add_argument("--given", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.measure:
-        measure = measure_imports if options.measure == "imports" else measure_memory
-        print(json.dumps(measure(options)))
+    if options.side:
+        print(json.dumps(measure_memory(options)))
         return
+    model = softprompt.load_model(MODEL, num_threads=options.threads)
+    batches = make_batches(model, options, 1 + options.repeats)
+    prompt = make_prompt(model, options)
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "given.json"
+        given.write_text(json.dumps({"prompt": prompt.tolist(), "batches": batches}))
+        memory = {side: in_fresh_process(options, side, given) for side in ("softprompt", "peft")}
     settings = ("prompt_length", "batch", "tokens", "repeats", "threads", "seed")
     result = {
         "settings": {name: getattr(options, name) for name in settings},
         "machine": machine(),
-        "memory": {
-            side: in_fresh_process(options, side, "memory")
-            | {"imports": in_fresh_process(options, side, "imports")}
-            for side in ("softprompt", "peft")
-        },
-        "time": measure_time(options),
+        "memory": memory,
+        "time": measure_time(options, model, batches, prompt),
         "versions": versions("numpy", "torch", "transformers", "peft", "gguf"),
     }
     if options.output:
