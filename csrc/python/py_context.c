@@ -42,12 +42,23 @@ watch_signals(void *argument)
     return stop != 0;
 }
 
+/* Waits for the context without the GIL: whoever works on it asks for the GIL between layers. */
+static void
+lock_context(py_context *self)
+{
+    if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS
+        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS
+    }
+}
+
 /* Takes the lock and lets go of the GIL; `options` gets the watch. */
 static void
 enter_engine(py_context *self, signal_watch *watch, sp_options *options)
 {
+    lock_context(self);
     watch->thread = PyEval_SaveThread();
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
     watch->last = seconds_now();
     options->poll = watch_signals;
     options->poll_data = watch;
@@ -241,7 +252,7 @@ context_workspace(py_context *self, PyObject *args)
     sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
     sp_error error;
     size_t bytes;
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    lock_context(self);
     sp_status status = sp_loss_workspace(self->context, &forest, &losses, want_grad, &options,
                                          &bytes, &error);
     PyThread_release_lock(self->lock);
@@ -254,6 +265,17 @@ new_logits(const py_context *self, int32_t rows)
 {
     npy_intp shape[2] = {rows, sp_model_vocab_size(model_of(self)->model)};
     return PyArray_SimpleNew(2, shape, NPY_FLOAT32);
+}
+
+/* Gives the logits back, or raises and drops them. */
+static PyObject *
+finish_logits(PyObject *logits, sp_status status, const sp_error *error)
+{
+    if (status != SP_OK || PyErr_Occurred()) {
+        Py_DECREF(logits);
+        return sp_py_raise(error);
+    }
+    return logits;
 }
 
 static PyObject *
@@ -284,11 +306,7 @@ context_logits(py_context *self, PyObject *args)
     sp_status status = sp_logits(self->context, &forest, num_rows, PyArray_DATA(rows), &options,
                                  data, &error);
     leave_engine(self, &watch);
-    if (status != SP_OK || PyErr_Occurred()) {
-        Py_DECREF(logits);
-        return sp_py_raise(&error);
-    }
-    return logits;
+    return finish_logits(logits, status, &error);
 }
 
 static PyObject *
@@ -300,7 +318,7 @@ context_segment_create(py_context *self, PyObject *args)
     }
     int32_t segment;
     sp_error error;
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    lock_context(self);
     sp_status status = sp_segment_create(self->context, parent, capacity, &segment, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
@@ -314,7 +332,7 @@ context_segment_release(py_context *self, PyObject *args)
         return NULL;
     }
     sp_error error;
-    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    lock_context(self);
     sp_status status = sp_segment_release(self->context, segment, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? Py_NewRef(Py_None) : sp_py_raise(&error);
@@ -363,11 +381,7 @@ context_segment_extend(py_context *self, PyObject *args)
                                          prompt_data, num_rows, PyArray_DATA(rows), &options, data,
                                          &error);
     leave_engine(self, &watch);
-    if (status != SP_OK || PyErr_Occurred()) {
-        Py_DECREF(logits);
-        return sp_py_raise(&error);
-    }
-    return logits;
+    return finish_logits(logits, status, &error);
 }
 
 static PyObject *
