@@ -148,12 +148,6 @@ sp_team_stop(sp_team *team)
     sp_free(team);
 }
 
-int
-sp_team_size(const sp_team *team)
-{
-    return team->size;
-}
-
 void
 sp_team_run(sp_team *team, int num_tasks, sp_task *task, void *job)
 {

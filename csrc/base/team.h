@@ -15,7 +15,6 @@ typedef void sp_task(void *job, int task, int thread);
  * fewer threads, the team is smaller. */
 sp_team *sp_team_start(int threads);
 void sp_team_stop(sp_team *team);
-int sp_team_size(const sp_team *team);
 /* Runs tasks 0 .. num_tasks - 1 and returns when all are done. Not to be nested. */
 void sp_team_run(sp_team *team, int num_tasks, sp_task *task, void *job);
 

@@ -31,7 +31,6 @@ column_grain(int32_t columns)
 }
 
 typedef struct {
-    int count;
     float *const *y;
     const float *x;
     const sp_linear *const *linears;
@@ -102,7 +101,7 @@ void
 sp_linear_forward(sp_team *team, int count, float *const *y, const float *x,
                   const sp_linear *const *linears, int32_t n, const float *residual)
 {
-    forward_job job = {.count = count, .y = y, .x = x, .linears = linears, .residual = residual,
+    forward_job job = {.y = y, .x = x, .linears = linears, .residual = residual,
                        .n = n, .row_parts = parts(n, ROW_GRAIN)};
     int32_t tasks = 0;
     for (int i = 0; i < count; i++) {

@@ -38,7 +38,8 @@ sp_heads_place(sp_heads *heads, sp_arena *arena, const sp_model *model, int32_t 
     heads->rows = sp_arena_take(arena, (size_t)needed * d);
     heads->drows = sp_arena_take(arena, heads->want_grad ? (size_t)needed * d : 0);
     heads->slopes = sp_arena_take(arena, (size_t)losses->num_entries);
-    heads->choice_sums = sp_arena_take(arena, 2 * (size_t)losses->num_choices);
+    heads->choice_sums =
+        (double *)(void *)sp_arena_take(arena, 2 * (size_t)losses->num_choices);
     heads->row_list = (int32_t *)(void *)sp_arena_take(arena, m);
     heads->lse = (double *)(void *)sp_arena_take(arena, 2 * m);
 }
@@ -164,20 +165,35 @@ run_kind(sp_heads *heads, sp_pass *pass, int kind, int32_t first, const int32_t 
     }
 }
 
+typedef struct {
+    int32_t begin, end;
+} choice_range;
+
+/* The choices of the group that `choice` belongs to: neighbours. */
+static choice_range
+group_of(const sp_losses *losses, int32_t choice)
+{
+    int32_t group = losses->choice_groups[choice];
+    choice_range range = {choice, choice + 1};
+    while (range.begin > 0 && losses->choice_groups[range.begin - 1] == group) {
+        range.begin--;
+    }
+    while (range.end < losses->num_choices && losses->choice_groups[range.end] == group) {
+        range.end++;
+    }
+    return range;
+}
+
 /* Entries e0 .. e1: slopes of the ranking loss from the choices' log-likelihoods. The entries of a
  * group stand in one pack, but not side by side; sums run over entries in their order. */
 static void
 ranking_slopes(sp_heads *heads, int32_t e0, int32_t e1)
 {
     const sp_losses *losses = heads->losses;
-    double *sums = (double *)(void *)heads->choice_sums;
+    double *sums = heads->choice_sums;
     for (int32_t e = e0; e < e1; e++) {
-        int32_t group = losses->choice_groups[losses->choices[e]];
-        int32_t c = losses->choices[e];
-        while (c > 0 && losses->choice_groups[c - 1] == group) {
-            c--;
-        }
-        for (; c < losses->num_choices && losses->choice_groups[c] == group; c++) {
+        choice_range range = group_of(losses, losses->choices[e]);
+        for (int32_t c = range.begin; c < range.end; c++) {
             sums[c] = 0.0;
         }
     }
@@ -186,18 +202,12 @@ ranking_slopes(sp_heads *heads, int32_t e0, int32_t e1)
     }
     for (int32_t e = e0; e < e1; e++) {
         int32_t choice = losses->choices[e], group = losses->choice_groups[choice];
-        int32_t begin = choice, end = choice + 1;
-        while (begin > 0 && losses->choice_groups[begin - 1] == group) {
-            begin--;
-        }
-        while (end < losses->num_choices && losses->choice_groups[end] == group) {
-            end++;
-        }
-        double top = sums[begin], total = 0.0;
-        for (int32_t c = begin; c < end; c++) {
+        choice_range range = group_of(losses, choice);
+        double top = sums[range.begin], total = 0.0;
+        for (int32_t c = range.begin; c < range.end; c++) {
             top = sums[c] > top ? sums[c] : top;
         }
-        for (int32_t c = begin; c < end; c++) {
+        for (int32_t c = range.begin; c < range.end; c++) {
             total += exp(sums[c] - top);
         }
         double p = exp(sums[choice] - top) / total;

@@ -8,10 +8,9 @@
 typedef struct {
     const sp_losses *losses;
     int want_grad;
-    int32_t num_head_rows;       /* distinct rows with entries */
-    const int32_t *entry_starts; /* [num_head_rows + 1] entries of a head row */
+    const int32_t *entry_starts; /* [head rows + 1] entries of each row that has some */
     double *log_probs;           /* [num_entries] out */
-    float *logits;               /* [num_head_rows, V] out, where losses is NULL */
+    float *logits;               /* [head rows, V] out, where losses is NULL */
     /* Scratch, placed by sp_heads_place. */
     int32_t chunk[2];            /* rows at a time: full head, cut head */
     float *chunk_logits[2];      /* [chunk, V], [chunk, num_cut_tokens] */
@@ -20,7 +19,7 @@ typedef struct {
     float *stats;                /* [2, m] */
     float *rows, *drows;         /* [largest chunk, d] */
     float *slopes;               /* [num_entries] d loss / d log_prob */
-    float *choice_sums;          /* [num_choices] as doubles */
+    double *choice_sums;         /* [num_choices] log-likelihoods */
     int32_t *row_list;           /* [m] */
     double *lse;                 /* [m] */
 } sp_heads;

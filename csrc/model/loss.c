@@ -153,7 +153,6 @@ prepare(call *c, const sp_context *context, const sp_forest *forest, int32_t num
     c->pass.segments = c->schedule.segments;
     c->heads.losses = losses;
     c->heads.want_grad = want_grad;
-    c->heads.num_head_rows = c->schedule.num_head_rows;
     c->heads.entry_starts = c->schedule.entry_starts;
     return SP_OK;
 }

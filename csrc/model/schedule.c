@@ -241,7 +241,6 @@ add_pack(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, 
                          w->parts, forest->symbols + first_row, num_heads, w->heads, w->span_of,
                          error));
     schedule->first_head[pack] = first_head;
-    schedule->first_row[pack] = first_row;
     schedule->num_packs++;
     schedule->ops[schedule->num_ops++] = (sp_op){kind, pack};
     return SP_OK;
@@ -312,12 +311,11 @@ sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest 
     schedule->ops = sp_alloc(num * 2, sizeof *schedule->ops);
     schedule->packs = sp_alloc(num, sizeof *schedule->packs);
     schedule->first_head = sp_alloc(num, sizeof(int32_t));
-    schedule->first_row = sp_alloc(num, sizeof(int32_t));
     schedule->head_rows = sp_alloc((size_t)num_entries, sizeof(int32_t));
     schedule->entry_starts = sp_alloc((size_t)num_entries + 1, sizeof(int32_t));
     sp_status status = SP_OK;
     if (schedule->segments == NULL || schedule->ops == NULL || schedule->packs == NULL
-        || schedule->first_head == NULL || schedule->first_row == NULL
+        || schedule->first_head == NULL
         || schedule->head_rows == NULL || schedule->entry_starts == NULL
         || !open_workbench(&w, num, ranking ? (size_t)losses->num_groups : 0,
                            (size_t)num_entries)) {
@@ -350,7 +348,6 @@ sp_schedule_free(sp_schedule *schedule)
     sp_free(schedule->ops);
     sp_free(schedule->packs);
     sp_free(schedule->first_head);
-    sp_free(schedule->first_row);
     sp_free(schedule->segments);
     sp_free(schedule->head_rows);
     sp_free(schedule->entry_starts);

@@ -22,7 +22,6 @@ typedef struct {
     sp_op *ops;
     sp_pack *packs;
     int32_t *first_head; /* [num_packs] head row of the call that the pack's first one is */
-    int32_t *first_row;  /* [num_packs] forest row of the pack's first row */
     sp_segment *segments;
     int32_t num_head_rows;
     int32_t *head_rows;    /* [num_head_rows] forest rows, rising */
