@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from .ggml_types import GGML_TYPES, describe_unknown
 from .mapped_file import map_file
-from .stored_tensor import StoredTensor
+from .stored_tensor import StoredTensor, StoredTensors
 
 # Limits far above any real file: they bound the time and memory that a hostile one can cost.
 MAX_PAIRS = 65_536
@@ -104,7 +104,7 @@ class StringArray(Sequence[str]):
         return f"<{len(self)} strings of {self._where}>"
 
 
-class GgufFile(Mapping[str, StoredTensor]):
+class GgufFile(StoredTensors):
     """An open GGUF file: a mapping from tensor names, in the file's order, to `StoredTensor`.
 
     Attributes
@@ -121,23 +121,9 @@ class GgufFile(Mapping[str, StoredTensor]):
     def __init__(
         self, path: str, version: int, metadata: dict[str, object], tensors: dict[str, StoredTensor]
     ):
-        self.path = path
+        super().__init__(path, tensors)
         self.version = version
         self.metadata = metadata
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        """Return a tensor, or raise a `KeyError` that names the file."""
-        try:
-            return self._tensors[name]
-        except KeyError:
-            raise KeyError(f"{self.path}: no tensor {name!r} among {len(self)} tensors") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def __repr__(self) -> str:
         return f"GgufFile({self.path!r}, {len(self.metadata)} keys, {len(self)} tensors)"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +20,7 @@ import numpy as np
 from .atomic import atomic_writer
 from .bounded_json import parse_json
 from .mapped_file import map_file
-from .stored_tensor import StoredTensor
+from .stored_tensor import StoredTensor, StoredTensors
 
 MAX_HEADER_BYTES = 100_000_000  # The reference library's own limit.
 _MAX_RANK = 64
@@ -70,7 +70,7 @@ _NAME_OF_NUMPY = {
 }
 
 
-class SafetensorsFile(Mapping[str, StoredTensor]):
+class SafetensorsFile(StoredTensors):
     """An open safetensors file: tensor names, in the header's order, to `StoredTensor`.
 
     Attributes
@@ -90,23 +90,9 @@ class SafetensorsFile(Mapping[str, StoredTensor]):
         metadata: dict[str, str],
         tensors: dict[str, StoredTensor],
     ):
-        self.path = path
+        super().__init__(path, tensors)
         self.content = content
         self.metadata = metadata
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> StoredTensor:
-        """Return a tensor, or raise a `KeyError` that names the file."""
-        try:
-            return self._tensors[name]
-        except KeyError:
-            raise KeyError(f"{self.path}: no tensor {name!r} among {len(self)} tensors") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
 
     def __repr__(self) -> str:
         return f"SafetensorsFile({self.path!r}, {len(self)} tensors)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,3 +33,31 @@ class StoredTensor:
     shape: tuple[int, ...]
     data: np.ndarray = field(repr=False)
     source: str
+
+
+class StoredTensors(Mapping[str, StoredTensor]):
+    """What the open files of all formats are: tensor names, in the file's order, to tensors.
+
+    Parameters
+    ----------
+    path : str
+        The file, for messages.
+    tensors : dict of str to StoredTensor
+    """
+
+    def __init__(self, path: str, tensors: dict[str, StoredTensor]) -> None:
+        self.path = path
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> StoredTensor:
+        """Return a tensor, or raise a `KeyError` that names the file."""
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise KeyError(f"{self.path}: no tensor {name!r} among {len(self)} tensors") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)

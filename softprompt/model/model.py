@@ -199,6 +199,14 @@ class Model:
         self._check_length(len(symbols), where)
         return symbols, before
 
+    def _packed(
+        self, sequences: list[np.ndarray], places: list[np.ndarray]
+    ) -> tuple[Forest, np.ndarray]:
+        """Forest of the sequences, and its rows at their places, one sequence after the other."""
+        forest = pack(sequences, share=self._share)
+        rows = [own[at] for own, at in zip(forest.rows, places, strict=True)]
+        return forest, np.concatenate(rows)
+
     # ---- losses ----
 
     def loss_and_grad(self, prompt: object, examples: Sequence) -> Any:
@@ -272,8 +280,7 @@ class Model:
                 raise ValueError(f"{prefix}: all weights are zero")
             weights += [w / total for w in own]
             owners += [np.full(len(w), p) for w in own]
-        forest = pack(sequences, share=self._share)
-        rows = np.concatenate([f[at] for f, at in zip(forest.rows, places, strict=True)])
+        forest, rows = self._packed(sequences, places)
         weight = np.concatenate(weights)
         order, log_probs, grad = self._run_losses(
             forest, table, rows, np.concatenate(targets), weight, want_grad=want_grad
@@ -467,8 +474,7 @@ class Model:
                 symbols, before = self._sequence(table, which[i], ids, choice, f"inputs[{i}]")
                 sequences.append(symbols)
                 places.append(before + np.arange(len(choice)))
-        forest = pack(sequences, share=self._share)
-        rows = np.concatenate([f[at] for f, at in zip(forest.rows, places, strict=True)])
+        forest, rows = self._packed(sequences, places)
         lengths = [len(c) for c in choices]
         targets = np.tile(np.concatenate(choices), num)
         weights = np.tile(np.repeat(factors, lengths), num)
@@ -522,8 +528,7 @@ class Model:
                 symbols, before = self._sequence(table, which[i], *pairs[i], f"inputs[{i}]")
                 sequences.append(symbols)
                 places.append(before + np.arange(len(pairs[i][1])))
-            forest = pack(sequences, share=self._share)
-            rows = np.concatenate([f[at] for f, at in zip(forest.rows, places, strict=True)])
+            forest, rows = self._packed(sequences, places)
             owner = np.repeat(np.arange(len(part)), [len(at) for at in places])
             order, log_probs, _ = self._run_losses(
                 forest, table, rows, np.concatenate([pairs[i][1] for i in part]),

@@ -89,7 +89,32 @@ class TokensObjective:
         return self._digest
 
 
-class LabelsObjective:
+class _LabelRows:
+    """Rows, their labels and how those are ranked: shared by training and validation."""
+
+    def __init__(
+        self,
+        model: Any,
+        inputs: Sequence[Sequence[int]],
+        choices: Sequence[Sequence[int]],
+        targets: np.ndarray,
+        sample_weight: np.ndarray,
+        *,
+        position: str = "start",
+        length_normalize: bool = False,
+    ) -> None:
+        self._model = model
+        self._inputs, self._choices, self._targets = inputs, choices, targets
+        self._sample_weight = sample_weight
+        self._position, self._length_normalize = position, length_normalize
+        self._digest = digest_of("labels", inputs, choices, targets, sample_weight)
+
+    def digest(self) -> str:
+        """See `Objective` and `Validation`."""
+        return self._digest
+
+
+class LabelsObjective(_LabelRows):
     """Cross-entropy over the labels: minus the log of the softmax of their log-likelihoods.
 
     Parameters
@@ -106,23 +131,10 @@ class LabelsObjective:
         Divide log-likelihoods by the number of a label's tokens.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        inputs: Sequence[Sequence[int]],
-        choices: Sequence[Sequence[int]],
-        targets: np.ndarray,
-        sample_weight: np.ndarray,
-        *,
-        position: str = "start",
-        length_normalize: bool = False,
-    ) -> None:
-        self.num_rows = len(inputs)
-        self._model = model
-        self._inputs, self._choices, self._targets = inputs, choices, targets
-        self._sample_weight = sample_weight
-        self._position, self._length_normalize = position, length_normalize
-        self._digest = digest_of("labels", inputs, choices, targets, sample_weight)
+    @property
+    def num_rows(self) -> int:
+        """See `Objective`."""
+        return len(self._inputs)
 
     def loss_and_grad(self, prompt: np.ndarray, rows: np.ndarray) -> tuple[float, np.ndarray]:
         """See `Objective`."""
@@ -135,35 +147,16 @@ class LabelsObjective:
             length_normalize=self._length_normalize,
         )
 
-    def digest(self) -> str:
-        """See `Objective`."""
-        return self._digest
 
-
-class LabelsValidation:
+class LabelsValidation(_LabelRows):
     """Accuracy, and the log loss over the labels, of one ranking of the validation rows.
 
     Parameters are those of `LabelsObjective`. With ``select="loss"`` the score is minus the loss.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        inputs: Sequence[Sequence[int]],
-        choices: Sequence[Sequence[int]],
-        targets: np.ndarray,
-        sample_weight: np.ndarray,
-        *,
-        position: str = "start",
-        length_normalize: bool = False,
-        select: str = "accuracy",
-    ) -> None:
-        self._model = model
-        self._inputs, self._choices, self._targets = inputs, choices, targets
-        self._sample_weight = sample_weight
-        self._position, self._length_normalize = position, length_normalize
+    def __init__(self, *rows: Any, select: str = "accuracy", **ranking: Any) -> None:
+        super().__init__(*rows, **ranking)
         self._select = select
-        self._digest = digest_of("labels", inputs, choices, targets, sample_weight)
 
     def evaluate(self, prompt: np.ndarray) -> Evaluation:
         """See `Validation`."""
@@ -178,10 +171,6 @@ class LabelsValidation:
         right = ranked.argmax(axis=1) == self._targets
         accuracy = float(np.average(right, weights=self._sample_weight))
         return Evaluation(score=accuracy if self._select == "accuracy" else -loss, loss=loss)
-
-    def digest(self) -> str:
-        """See `Validation`."""
-        return self._digest
 
 
 class TokensValidation:
