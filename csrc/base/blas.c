@@ -1,6 +1,10 @@
+#define _POSIX_C_SOURCE 200809L
 #include "blas.h"
 
 #include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 
 #include "status.h"
 
@@ -20,13 +24,57 @@ void SP_BLAS(openblas_set_num_threads)(int threads);
 char *SP_BLAS(openblas_get_config)(void);
 char *SP_BLAS(openblas_get_corename)(void);
 
+/* OpenBLAS takes a process-wide lock for some nanoseconds of every product, to find a buffer. A
+ * child forked in one of them would wait for ever: the thread that holds the lock is not there any
+ * more. So a fork waits for the products in progress, and products that come meanwhile for it. */
+static pthread_mutex_t fork_gate = PTHREAD_MUTEX_INITIALIZER; /* held while the process forks */
+static atomic_int forking;
+static atomic_int products; /* in progress */
+
+static void
+enter_product(void)
+{
+    atomic_fetch_add(&products, 1);
+    while (atomic_load(&forking)) {
+        atomic_fetch_sub(&products, 1);
+        pthread_mutex_lock(&fork_gate);
+        pthread_mutex_unlock(&fork_gate);
+        atomic_fetch_add(&products, 1);
+    }
+}
+
+static void
+leave_product(void)
+{
+    atomic_fetch_sub(&products, 1);
+}
+
+static void
+before_fork(void)
+{
+    pthread_mutex_lock(&fork_gate);
+    atomic_store(&forking, 1);
+    while (atomic_load(&products) > 0) {
+        sched_yield();
+    }
+}
+
+static void
+after_fork(void) /* in the parent and in the child */
+{
+    atomic_store(&forking, 0);
+    pthread_mutex_unlock(&fork_gate);
+}
+
 static void
 gemm(int trans_a, int trans_b, int m, int n, int k, float alpha, const float *a, int lda,
      const float *b, int ldb, int accumulate, float *c, int ldc)
 {
     if (m > 0 && n > 0) {
+        enter_product();
         SP_BLAS(cblas_sgemm)(ROW_MAJOR, trans_a, trans_b, m, n, k, alpha, a, lda, b, ldb,
                              accumulate ? 1.0f : 0.0f, c, ldc);
+        leave_product();
     }
 }
 
@@ -114,12 +162,24 @@ check_product(int trans_a, int trans_b, int m, int n, int k, sp_error *error)
     return SP_OK;
 }
 
+static int fork_handlers; /* pthread_atfork's answer */
+
+static void
+register_fork_handlers(void)
+{
+    fork_handlers = pthread_atfork(before_fork, after_fork, after_fork);
+}
+
 sp_status
 sp_blas_initialize(sp_error *error)
 {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
     static const int SHAPES[][3] = {
         {1, 1, 1}, {1, 17, 64}, {3, 5, 7}, {5, 33, 31}, {16, 16, 16}, {17, 48, 65}, {33, 7, 129}, {67, 49, 131},
     };
+    if (pthread_once(&once, register_fork_handlers) != 0 || fork_handlers != 0) {
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the handlers of a fork");
+    }
     SP_BLAS(openblas_set_num_threads)(1);
     for (size_t s = 0; s < sizeof SHAPES / sizeof SHAPES[0]; s++) {
         for (int kind = 0; kind < 3; kind++) {

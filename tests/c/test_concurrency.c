@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/blas.h"
 #include "tiny.h"
 
 enum { CALLERS = 3, ROUNDS = 3, MAX_GRAD = TINY_PROMPTS * TINY_VIRTUAL * 64 };
@@ -158,6 +159,43 @@ test_busy_fork(const tiny_model *model, const tiny_forest *tiny)
     atomic_store(&w.stop, 1);
     CHECK(pthread_join(thread, NULL) == 0);
 }
+
+/* One product after another: nearly three of a hundred forks found the lock of the library's
+ * buffers taken, before forks waited for products. */
+static void *
+multiply(void *argument)
+{
+    atomic_int *stop = argument;
+    float a[20 * 30] = {0}, b[20 * 30] = {0}, c[20 * 20];
+    while (!atomic_load(stop)) {
+        sp_gemm_nt(20, 20, 30, 1.0f, a, 30, b, 30, 0, c, 20);
+    }
+    return NULL;
+}
+
+static void
+test_fork_in_products(const tiny_model *model, const tiny_forest *tiny)
+{
+    enum { FORKS = 150 };
+    (void)model;
+    (void)tiny;
+    pthread_t thread;
+    atomic_int stop = 0;
+    CHECK(pthread_create(&thread, NULL, multiply, &stop) == 0);
+    for (int i = 0; i < FORKS; i++) {
+        float a[20 * 30] = {0}, b[20 * 30] = {0}, c[20 * 20];
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(60);
+            sp_gemm_nt(20, 20, 30, 1.0f, a, 30, b, 30, 0, c, 20);
+            _exit(0);
+        }
+        wait_for(child);
+    }
+    atomic_store(&stop, 1);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
 #endif
 
 int
@@ -168,6 +206,7 @@ main(void)
         {"a forked child: the same bits", test_fork},
 #ifndef __SANITIZE_THREAD__
         {"children forked in the middle of a thread's work: the same bits", test_busy_fork},
+        {"children forked between matrix products", test_fork_in_products},
 #endif
     };
 #ifdef __SANITIZE_THREAD__
