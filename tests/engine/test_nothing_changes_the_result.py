@@ -247,6 +247,26 @@ def test_rows_that_are_computed_together(case, expected):
     assert len(seen) > 1, "no limit changed the schedule, so nothing was tested"
 
 
+def test_a_limit_below_what_a_call_takes(case):
+    """An error with both numbers, and the same model goes on with calls that fit."""
+    weights = sum(w.nbytes for w in case.model.weights.values())
+    limit = weights + 2**16
+    model = softprompt.load_model(case.folder, memory_limit=limit, tokenizer=CharTokenizer(600))
+    inputs = [list(range(1, 60))] * 4
+    calls = {
+        "loss_and_grad": lambda: model.loss_and_grad(case.prompt, case.examples),
+        "rank": lambda: model.rank(inputs, case.choices, case.prompt),
+        "logits": lambda: model.logits(inputs, case.prompt),
+        "generate": lambda: model.generate(inputs, case.prompt, max_new_tokens=60),
+    }
+    for call in calls.values():
+        with pytest.raises(RuntimeError, match=f"memory_limit = {limit} bytes.*takes"):
+            call()
+    model.memory_limit = None
+    for call in calls.values():
+        call()
+
+
 def memory_limits(case) -> list[int]:
     """Limits in bytes, from plenty down to little, all of them enough for the longest sequence."""
     weights = sum(w.nbytes for w in case.model.weights.values())
