@@ -34,6 +34,16 @@ _loaded: weakref.WeakValueDictionary[tuple, Weights] = weakref.WeakValueDictiona
 _lock = threading.Lock()
 
 
+def _forget_lock() -> None:
+    """In a forked child the thread that may have held the lock is gone."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,

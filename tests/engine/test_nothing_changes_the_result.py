@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from engine.build import CharTokenizer, without_sharing
 
 import softprompt
+from softprompt.model import load
 
 RELATIVE = 1e-5
 
@@ -147,6 +152,33 @@ def test_fork_beside_a_running_call(case, expected):
         assert_equal_bits(in_forked_child(lambda: answers(case)), expected)
         for future in futures:
             assert_equal_bits(future.result(), expected)
+
+
+def test_fork_while_another_thread_loads(case, expected, monkeypatch):
+    """The child loads the model itself, and does not wait for a thread that it does not have."""
+    reached, go_on = threading.Event(), threading.Event()
+    convert = load._convert
+
+    def slow(source):
+        reached.set()
+        go_on.wait()
+        return convert(source)
+
+    def in_the_child():
+        signal.alarm(60)
+        monkeypatch.undo()
+        return answers(case, softprompt.load_model(copy, tokenizer=CharTokenizer(600)))
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        copy = shutil.copytree(case.folder, Path(folder) / "model")
+        monkeypatch.setattr(load, "_convert", slow)
+        future = pool.submit(softprompt.load_model, copy, tokenizer=CharTokenizer(600))
+        try:
+            assert reached.wait(60)
+            assert_equal_bits(in_forked_child(in_the_child), expected)
+        finally:
+            go_on.set()
+        assert_equal_bits(answers(case, future.result()), expected)
 
 
 def test_another_process(case, expected):
