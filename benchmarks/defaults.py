@@ -6,7 +6,7 @@ reported come from the validation split; those that select the best prompt of a 
 training split. Every run is one JSON line; runs that the file already has are skipped, so the study
 can be stopped at any moment.
 
-    python benchmarks/defaults.py --datasets sst2 --arms default tokens --seeds 0
+    python benchmarks/defaults.py --datasets sst2 --arms default labels --seeds 0
     python benchmarks/defaults.py --table
 """
 
@@ -64,17 +64,11 @@ def make_arms(rms: float) -> dict[str, dict[str, Any]]:
         "4-shot": {"num_virtual_tokens": 0, "examples": 4},
         "default": {},
         "labels": {"objective": "labels"},
-        "tokens": {"objective": "tokens"},
-        "tokens-text": {
-            "objective": "tokens",
-            "init": softprompt.TextStart("<|endoftext|>Classify the text. "),
-        },
-        "tokens-5%": {"objective": "tokens", "learning_rate": 0.05 * rms},
-        "tokens-10%": {"objective": "tokens", "learning_rate": 0.1 * rms},
-        "tokens-15%": {"objective": "tokens", "learning_rate": 0.15 * rms},
+        "labels-5%": {"objective": "labels", "learning_rate": 0.05 * rms},
+        "labels-10%": {"objective": "labels", "learning_rate": 0.1 * rms},
+        "text": {"init": softprompt.TextStart("<|endoftext|>Classify the text. ")},
         # What reached 88.7 % on SST-2 with PEFT: AdamW, 0.01 falling linearly, from a text.
         "peft": {
-            "objective": "tokens",
             "learning_rate": 0.01,
             "max_grad_norm": None,
             "init": softprompt.TextStart("Classify the text. "),

@@ -105,7 +105,9 @@ def train(
     try:
         estimator.fit(rows, y, validation_data=held_out)
     except KeyboardInterrupt:
-        if checkpoint_dir is not None:
+        from softprompt.tuner.checkpoint import FILE_NAME
+
+        if checkpoint_dir is not None and (checkpoint_dir / FILE_NAME).exists():
             say(f"the same command with --resume goes on from {checkpoint_dir}")
         raise
     if estimator.prompt_ is None:

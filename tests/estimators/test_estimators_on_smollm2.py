@@ -56,17 +56,17 @@ def test_a_stopped_run_goes_on_to_the_same_bits(smollm2, tmp_path, monkeypatch):
     whole = SoftPromptClassifier(smollm2, **SETTINGS).fit(REVIEWS, SENTIMENT)
     settings = {**SETTINGS, "checkpoint_dir": tmp_path, "checkpoint_every": 1}
     calls = 0
-    rank = smollm2.ranking_loss_and_grad
+    step = smollm2.loss_and_grad
 
     def stop(*arguments, **options):
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return rank(*arguments, **options)
+        return step(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(smollm2, "ranking_loss_and_grad", stop)
+        patch.setattr(smollm2, "loss_and_grad", stop)
         with pytest.raises(KeyboardInterrupt):
             SoftPromptClassifier(smollm2, **settings).fit(REVIEWS, SENTIMENT)
     resumed = SoftPromptClassifier(smollm2, **settings, resume=True).fit(REVIEWS, SENTIMENT)
