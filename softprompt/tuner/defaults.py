@@ -1,4 +1,4 @@
-"""Default settings of training, in one place, chosen by measuring.
+"""Default settings of training, in one place, chosen by measuring (docs/performance.md).
 
 They are the defaults of `SoftPromptClassifier` and `SoftPromptGenerator`.
 """
