@@ -12,6 +12,7 @@ from typing import Any
 from softprompt.tokenizer.fast import FastTokenizer
 from softprompt.tokenizer.gguf_bpe import build_bpe
 from softprompt.tokenizer.gguf_spm import build_spm
+from softprompt.tokenizer.gguf_ugm import build_ugm
 from softprompt.tokenizer.huggingface import load_folder_tokenizer
 from softprompt.tokenizer.user import UserTokenizer
 
@@ -24,7 +25,7 @@ __all__ = [
     "wrap_tokenizer",
 ]
 
-_GGUF_MODELS = {"gpt2": build_bpe, "llama": build_spm}
+_GGUF_MODELS = {"gpt2": build_bpe, "llama": build_spm, "t5": build_ugm}
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> FastTokenizer | None:

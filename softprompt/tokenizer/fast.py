@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tokenizers
@@ -60,14 +60,8 @@ class FastTokenizer:
         ValueError
             `text` holds a lone surrogate, which no encoding of Unicode has.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text is a {type(text).__name__}, expected a str")
-        try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as err:  # what the library says of a str that is no UTF-8
-            raise ValueError(
-                f"text {text[:40]!r} holds a lone surrogate, which no encoding has"
-            ) from err
+        check_text(text)
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True
@@ -100,6 +94,50 @@ class FastTokenizer:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.vocab_size} tokens)"
+
+
+def check_text(text: object) -> None:
+    """Check that something is a text that has an encoding.
+
+    Raises
+    ------
+    TypeError
+        It is not a str.
+    ValueError
+        It holds a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}, expected a str")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise ValueError(
+            f"text {text[:40]!r} holds a lone surrogate, which no encoding has"
+        ) from err
+
+
+def set_specials(backend: Any, bos: int | None, eos: int | None) -> None:
+    """Let a `tokenizers.Tokenizer` put these tokens around a text, and no others.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Changed in place.
+    bos, eos : int or None
+        Ids of the tokens in front of and behind a text.
+    """
+    from tokenizers import processors
+
+    named = [(i, backend.id_to_token(i)) for i in (bos, eos) if i is not None]
+    if not named:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # adds nothing
+        return
+    pieces = [backend.id_to_token(bos)] if bos is not None else []
+    pieces.append("$A")
+    pieces += [backend.id_to_token(eos)] if eos is not None else []
+    backend.post_processor = processors.TemplateProcessing(
+        single=pieces, special_tokens=[(token, i) for i, token in dict(named).items()]
+    )
 
 
 @contextmanager

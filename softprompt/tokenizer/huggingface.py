@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.formats import load_json
-from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
+from softprompt.tokenizer.fast import FastTokenizer, set_specials, tokenizers_errors
 
 MAX_TOKENIZER_BYTES = 512 * 1024 * 1024
 _GPT2_SPECIAL = "<|endoftext|>"
@@ -72,30 +72,6 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
             eos if options.get("add_eos_token") else None,
         )
     return FastTokenizer(backend, bos_token_id=bos, eos_token_id=eos)
-
-
-def set_specials(backend: Any, bos: int | None, eos: int | None) -> None:
-    """Let a `tokenizers.Tokenizer` put these tokens around a text, and no others.
-
-    Parameters
-    ----------
-    backend : tokenizers.Tokenizer
-        Changed in place.
-    bos, eos : int or None
-        Ids of the tokens in front of and behind a text.
-    """
-    from tokenizers import processors
-
-    named = [(i, backend.id_to_token(i)) for i in (bos, eos) if i is not None]
-    if not named:
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # adds nothing
-        return
-    pieces = [backend.id_to_token(bos)] if bos is not None else []
-    pieces.append("$A")
-    pieces += [backend.id_to_token(eos)] if eos is not None else []
-    backend.post_processor = processors.TemplateProcessing(
-        single=pieces, special_tokens=[(token, i) for i, token in dict(named).items()]
-    )
 
 
 def _options(folder: Path) -> dict[str, Any]:
