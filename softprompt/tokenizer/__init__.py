@@ -15,6 +15,7 @@ from softprompt.tokenizer.gguf_spm import build_spm
 from softprompt.tokenizer.gguf_ugm import build_ugm
 from softprompt.tokenizer.huggingface import load_folder_tokenizer
 from softprompt.tokenizer.user import UserTokenizer
+from softprompt.tokenizer.wordpiece import build_wpm
 
 __all__ = [
     "FastTokenizer",
@@ -25,7 +26,13 @@ __all__ = [
     "wrap_tokenizer",
 ]
 
-_GGUF_MODELS = {"gpt2": build_bpe, "llama": build_spm, "t5": build_ugm}
+_GGUF_MODELS = {
+    "gpt2": build_bpe,
+    "gemma4": build_bpe,
+    "llama": build_spm,
+    "t5": build_ugm,
+    "bert": build_wpm,
+}
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> FastTokenizer | None:

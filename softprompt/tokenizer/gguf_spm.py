@@ -12,10 +12,9 @@ from typing import Any
 
 from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
 from softprompt.tokenizer.gguf_vocabulary import GgufVocabulary, read_vocabulary
+from softprompt.tokenizer.normalizer import SPACE
 from softprompt.tokenizer.sentencepiece import merges_by_score
 from softprompt.tokenizer.sentencepiece_model import NORMAL
-
-_SPACE = "\u2581"
 
 
 def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
@@ -52,9 +51,9 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
                 byte_fallback=True,
             )
         )
-        steps = [normalizers.Prepend(_SPACE)] if prefix else []
-        backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-        parts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        steps = [normalizers.Prepend(SPACE)] if prefix else []
+        backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+        parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         if prefix:
             parts.append(decoders.Strip(" ", 1, 0))
         backend.decoder = decoders.Sequence(parts)
