@@ -19,6 +19,13 @@ class FastTokenizer:
         Complete pipeline; its post-processor adds the special tokens.
     bos_token_id, eos_token_id : int, optional
         Ids of the model's own begin and end tokens.
+
+    Attributes
+    ----------
+    chat_template : str or None
+        The model's chat template (Jinja), if its files have one.
+    named_tokens : dict of str to str
+        Texts of special tokens by their names ("bos_token"), for the chat template.
     """
 
     def __init__(
@@ -33,6 +40,8 @@ class FastTokenizer:
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
+        self.chat_template: str | None = None
+        self.named_tokens: dict[str, str] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -63,6 +72,26 @@ class FastTokenizer:
         check_text(text)
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_target(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Turn a text that the model is to write into ids; translation models write it otherwise.
+
+        Parameters
+        ----------
+        text : str
+        add_special_tokens : bool, default True
+            Whether to add what the model's configuration adds to a target.
+
+        Returns
+        -------
+        list of int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `encode`.
+        """
+        return self.encode(text, add_special_tokens)
+
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True
     ) -> list[list[int]]:
@@ -91,6 +120,10 @@ class FastTokenizer:
         """Return a token as the vocabulary writes it, or None for an id without a token."""
         token_id = int(token_id)
         return self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token as the vocabulary writes it, or None."""
+        return self.backend.token_to_id(token)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.vocab_size} tokens)"

@@ -11,7 +11,7 @@ paths whose scores differ by less than float32's rounding, it may take the other
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,9 @@ class SentencePieceTokenizer(FastTokenizer):
     special_tokens : iterable of SpecialToken
         Tokens besides those that the model calls CONTROL or UNKNOWN; of two with one text the later
         one counts. Their ids may lie beyond the pieces.
+    vocabulary : mapping of str to int, optional
+        Ids of the pieces where they are not their numbers in the model; pieces that are not in it
+        become what the model's unknown piece becomes.
     before, after : sequence of int
         Ids that stand around a text.
     prefix_after_special : bool
@@ -82,6 +85,7 @@ class SentencePieceTokenizer(FastTokenizer):
         model: SentencePieceModel,
         special_tokens: Iterable[SpecialToken] = (),
         *,
+        vocabulary: Mapping[str, int] | None = None,
         before: Sequence[int] = (),
         after: Sequence[int] = (),
         prefix_after_special: bool = True,
@@ -93,11 +97,17 @@ class SentencePieceTokenizer(FastTokenizer):
         self._prefix_after_special = prefix_after_special
         user_defined = _pieces_of(model, USER_DEFINED)
         self._normalize = SentencePieceNormalizer(model.normalization, user_defined, model.where)
-        own = np.flatnonzero(np.isin(model.types, (CONTROL, UNKNOWN))).tolist()
-        tokens = [*(SpecialToken(model.pieces[i], i) for i in own), *special_tokens]
-        self._specials = {token.text: token for token in tokens}
+        if vocabulary is None:
+            vocabulary = {piece: i for i, piece in enumerate(model.pieces)}
+        unknown = model.pieces[model.unk_id]
+        if unknown not in vocabulary:
+            raise ValueError(f"{model.where}: the vocabulary has no {unknown[:60]!r}")
+        self._model_ids = [vocabulary.get(p, vocabulary[unknown]) for p in model.pieces]
+        own = _pieces_of(model, CONTROL, UNKNOWN)
+        tokens = [SpecialToken(p, vocabulary[p]) for p in own if p in vocabulary]
+        self._specials = {token.text: token for token in (*tokens, *special_tokens)}
         self._special_ids = {t.token_id for t in self._specials.values() if t.special}
-        self._tokens = dict(enumerate(model.pieces))
+        self._tokens = {i: token for token, i in vocabulary.items()}
         self._tokens |= {token.token_id: token.text for token in self._specials.values()}
         self._ids = {token: i for i, token in self._tokens.items()}
         self._find_special = _special_pattern(self._specials.values())
@@ -146,14 +156,14 @@ class SentencePieceTokenizer(FastTokenizer):
         spelled = self._normalize(text, at_start=is_start or self._prefix_after_special)
         encoding = self.backend.encode(spelled, add_special_tokens=False)
         if self._bytes is None:
-            return encoding.ids
+            return [self._model_ids[i] for i in encoding.ids]
         ids = []
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id == self._unk_id:
                 ids += [self._bytes[byte] for byte in spelled[start:end].encode("utf-8")]
             else:
                 ids.append(token_id)
-        return ids
+        return [self._model_ids[i] for i in ids]
 
 
 def merges_by_score(
@@ -196,8 +206,8 @@ def merges_by_score(
     return merges
 
 
-def _pieces_of(model: SentencePieceModel, kind: int) -> list[str]:
-    return [model.pieces[i] for i in np.flatnonzero(model.types == kind)]
+def _pieces_of(model: SentencePieceModel, *kinds: int) -> list[str]:
+    return [model.pieces[i] for i in np.flatnonzero(np.isin(model.types, kinds))]
 
 
 def _build(model: SentencePieceModel) -> Any:
