@@ -12,13 +12,15 @@ import unicodedata
 
 import pytest
 
-transformers = pytest.importorskip("transformers", reason="parity needs torch")
-sentencepiece_files = pytest.importorskip("tokenizer.sentencepiece_files")
+pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
+pytest.importorskip("sentencepiece", reason="transformers reads these files through SentencePiece")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizer import sentencepiece_files
 
-from softprompt.tokenizer import load_folder_tokenizer  # noqa: E402
+from softprompt.tokenizer import load_folder_tokenizer
 
 WORDS = sentencepiece_files.TEXT.split()
 CHARACTERS = st.sampled_from("abcxyzABC019 .,;!'-ßäöéñłжи漢字かなカ한글🤗👩½ﬁＡ①…€")
