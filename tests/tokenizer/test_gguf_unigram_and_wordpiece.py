@@ -86,17 +86,8 @@ def test_unigram_that_does_not_fit(model, changes, message):
 
 
 def wpm_metadata(**changes):
-    tokens = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "\u2581a",
-        "\u2581soft",
-        "er",
-        "\u2581.",
-    ]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = ["\u2581a", "\u2581soft", "er", "\u2581.", "\u2581naive", "\u2581漢"]
     metadata = {
         "model": "bert",
         "tokens": special + words,
