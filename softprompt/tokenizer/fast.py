@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tokenizers
 
+    from softprompt.tokenizer.chat import ChatTemplate
+
 
 class FastTokenizer:
     """Texts to ids and back, with exactly the special tokens that the model's configuration adds.
@@ -22,10 +24,10 @@ class FastTokenizer:
 
     Attributes
     ----------
-    chat_template : str or None
-        The model's chat template (Jinja), if its files have one.
+    chat_template : ChatTemplate or None
+        The model's chat template, if its files have one.
     named_tokens : dict of str to str
-        Texts of special tokens by their names ("bos_token"), for the chat template.
+        Texts of special tokens by their names ("bos_token"), for chat templates.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class FastTokenizer:
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
-        self.chat_template: str | None = None
+        self.chat_template: ChatTemplate | None = None
         self.named_tokens: dict[str, str] = {}
 
     @property

@@ -57,8 +57,8 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
     options = TokenizerOptions(folder, family)
     tokenizer = _load(folder, options, vocab_size)
     if tokenizer is not None:
-        tokenizer.chat_template = options.chat_template()
         tokenizer.named_tokens |= options.named_tokens()
+        tokenizer.chat_template = options.chat_template(tokenizer.named_tokens)
         return tokenizer
     for name in _NOT_READ:
         if (folder / name).is_file():

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.formats import load_json
+from softprompt.tokenizer.chat import MAX_TEMPLATE_CHARACTERS, ChatTemplate
 
 CONFIG = "tokenizer_config.json"
-MAX_TEMPLATE_BYTES = 1024 * 1024
 
 NAMED_TOKENS = (
     "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
@@ -167,8 +167,13 @@ class TokenizerOptions:
             entries.append(AddedEntry(entry["content"], self._id(key), _flags(entry)))
         return sorted(entries, key=lambda entry: entry.token_id)
 
-    def chat_template(self) -> str | None:
+    def chat_template(self, tokens: Mapping[str, str]) -> ChatTemplate | None:
         """Return the chat template, or None: of chat_template.jinja or of the configuration.
+
+        Parameters
+        ----------
+        tokens : mapping of str to str
+            Texts of special tokens by their names.
 
         Raises
         ------
@@ -178,10 +183,12 @@ class TokenizerOptions:
         path = self._folder / "chat_template.jinja"
         if path.is_file():
             size = path.stat().st_size
-            if size > MAX_TEMPLATE_BYTES:
-                raise ValueError(f"{path}: {size} bytes, at most {MAX_TEMPLATE_BYTES} are read")
+            if size > 4 * MAX_TEMPLATE_CHARACTERS:
+                raise ValueError(
+                    f"{path}: {size} bytes, at most {4 * MAX_TEMPLATE_CHARACTERS} are read"
+                )
             try:
-                return path.read_bytes().decode("utf-8")
+                return ChatTemplate(path.read_bytes().decode("utf-8"), tokens, str(path))
             except UnicodeDecodeError as err:
                 raise ValueError(f"{path}: not UTF-8 text at byte {err.start}") from err
         value = self._values.get("chat_template")
@@ -190,7 +197,7 @@ class TokenizerOptions:
             value = next((t.get("template") for t in named if t.get("name") == "default"), None)
         if not isinstance(value, (str, type(None))):
             raise ValueError(f"{self.where}: chat_template is a {type(value).__name__}")
-        return value
+        return None if value is None else ChatTemplate(value, tokens, str(self.where))
 
     def _id(self, key: str) -> int:
         try:
