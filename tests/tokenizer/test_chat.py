@@ -55,7 +55,6 @@ def test_what_transformers_gives_a_template():
         ("{{ messages[0].content.__class__.__mro__ }}", "SecurityError"),
         ("{{ ''.__class__.__base__.__subclasses__() }}" + CONTENT, "SecurityError"),
         ("{{ cycler.__init__.__globals__.os }}" + CONTENT, "SecurityError|UndefinedError"),
-        ("{{ '{0.__class__.__init__}'.format(1) }}" + CONTENT, "SecurityError"),
         ("{{ messages.append(1) }}" + CONTENT, "SecurityError"),
         ("{% include '/etc/hostname' %}" + CONTENT, "failed: TypeError|no loader"),
         ("{% for i in range(1000000000) %}{% endfor %}" + CONTENT, "OverflowError"),
@@ -67,7 +66,7 @@ def test_what_transformers_gives_a_template():
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
             "took too much time",
         ),
-        ("{{ 9 ** 9 ** 9 ** 9 }}" + CONTENT, "took too much time|memory"),
+        ("{{ 9 ** (9 ** (9 ** 9)) }}" + CONTENT, "took too much time|memory"),
         ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "failed|ended its process|memory"),
         ("x" * 2_000_000, "has 2000000 characters, at most 1048576"),
         ("nothing", "writes the user's text 0 times"),
@@ -82,6 +81,10 @@ def test_templates_that_are_refused(text, message):
         frame(text)
     assert str(caught.value).startswith("model/chat_template.jinja: the chat template ")
     assert len(str(caught.value)) < 1000
+
+
+def test_attributes_in_a_format_show_nothing():
+    assert frame("[{{ '{0.__class__.__init__}'.format(1) }}]" + CONTENT).before == "[]"
 
 
 @pytest.mark.parametrize(
