@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from softprompt.families import View
-from softprompt.formats import StoredTensor
+from softprompt.formats import StoredTensor, forget_pages
 from softprompt.model.threads import engine
 
 __all__ = ["materialise"]
@@ -56,9 +56,12 @@ def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.
         _fill_transposed(stored, view, out)
     else:
         out = _borrowed(_rows_of(stored, view, shape[0]), shape)
-        if out is None:
-            out = np.empty(shape, dtype=np.float32)
-            _fill(stored, view, out)
+        if out is not None:
+            _check_finite(stored, out)
+            return out
+        out = np.empty(shape, dtype=np.float32)
+        _fill(stored, view, out)
+    forget_pages(stored.data)  # the file would stay in memory beside its conversion
     _check_finite(stored, out)
     out.flags.writeable = False
     return out

@@ -197,6 +197,12 @@ def test_a_model_without_a_chat_template(run, model_folder):
     assert "the model's files have no chat template" in refused.err
 
 
+def test_generate_streams_the_text_that_it_would_return(run, trained):
+    options = ("--prompt", trained, "--max-new-tokens", 5)
+    whole = run("generate", "aba", *options, "--json").json["results"][0]["output"]
+    assert run("generate", "aba", *options, "--stream").out == whole + "\n"
+
+
 def test_neighbors(run, trained):
     result = run("neighbors", trained, "-k", 2, "--metric", "cosine", "--json").json
     assert [len(row["cosine"]) for row in result["rows"]] == [2, 2, 2]
