@@ -89,7 +89,9 @@ class TextEncoder:
 
     def answer(self, text: str) -> list[int]:
         """Return the ids of a label or target, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        # Translation models write the target's language with another vocabulary.
+        encode = getattr(self._tokenizer, "encode_target", self._tokenizer.encode)
+        return list(encode(text, add_special_tokens=False))
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] in self._ends else ids

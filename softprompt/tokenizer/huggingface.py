@@ -17,6 +17,7 @@ from softprompt.tokenizer.marian import SOURCE, load_marian
 from softprompt.tokenizer.options import TokenizerOptions
 from softprompt.tokenizer.sentencepiece_folder import (
     MODELS,
+    OTHER_LAYOUTS,
     TRANSLATION,
     load_sentencepiece_folder,
     translated,
@@ -29,7 +30,7 @@ _WORDPIECE_TOKENS = {
     "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }  # fmt: skip
-_NOT_READ = ("tekken.json", "tiktoken.model", byte_level.VOCABULARY, _WORDPIECE)
+_NOT_READ = (*MODELS, "tekken.json", "tiktoken.model", byte_level.VOCABULARY, _WORDPIECE)
 
 
 def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> FastTokenizer | None:
@@ -85,7 +86,7 @@ def _load(folder: Path, options: TokenizerOptions, vocab_size: int) -> FastToken
     if has(SOURCE):
         return load_marian(folder, options)
     for name in MODELS:
-        if has(name):
+        if has(name) and kind not in OTHER_LAYOUTS:
             return load_sentencepiece_folder(folder / name, options, vocab_size)
     if kind in byte_level.NAMED_TOKENS and has(byte_level.VOCABULARY, byte_level.MERGES):
         return _from_byte_level(folder, options, vocab_size)

@@ -27,6 +27,12 @@ from softprompt.tokenizer.sentencepiece_model import SentencePieceModel, load_se
 MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 """File names of SentencePiece models in Hugging Face folders."""
 
+OTHER_LAYOUTS = (
+    "barthez", "camembert", "pegasus", "plbart", "seamlessm4t", "xglm", "xlmprophetnet",
+    "xlmroberta",
+)  # fmt: skip
+"""Kinds whose ids are not the model's own numbers, in ways that are not computed here."""
+
 _MAX_SENTINELS = 10_000
 _FAIRSEQ = ("<s>", "<pad>", "</s>", "<unk>")  # the first ids, whatever the model's are
 

@@ -212,6 +212,14 @@ def test_bert(tmp_path):
         load(tmp_path, "bert")
 
 
+@pytest.mark.parametrize("kind", ["Pegasus", "XLMRoberta", "XGLM"])
+def test_layouts_that_are_not_computed(tmp_path, unigram, kind):
+    (tmp_path / "spiece.model").write_bytes(unigram)
+    (tmp_path / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{kind}Tokenizer"}}')
+    with pytest.warns(UserWarning, match=rf"spiece\.model is not read .* '{kind.lower()}'"):
+        assert load(tmp_path, "llama") is None
+
+
 def test_language_codes_beside_tokenizer_json(tmp_path):
     """transformers lets src_lang decide, whatever the file's post-processor adds."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
