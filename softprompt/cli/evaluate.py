@@ -11,6 +11,7 @@ import typer
 from softprompt.cli.labels import as_classes, class_name, labels_for, parse_labels
 from softprompt.cli.models import load_prompt, model_for
 from softprompt.cli.options import (
+    Chat,
     Data,
     Debug,
     Json,
@@ -48,6 +49,7 @@ def evaluate(
     metric: Annotated[str | None, typer.Option(help="Text to text: exact_match or rougeL.")] = None,
     examples: Examples = 0,
     examples_from: ExamplesFrom = None,
+    chat: Chat = False,
     seed: Seed = 0,
     threads: Threads = None,
     as_json: Json = False,
@@ -57,7 +59,7 @@ def evaluate(
     rows = read_rows(data)
     estimator = _estimator(
         rows, prompt, model, template, labels, label_field, target_field, examples, examples_from,
-        seed, threads, data=data, labelled=True,
+        chat, seed, threads, data=data, labelled=True,
     )  # fmt: skip
     is_classifier = hasattr(estimator, "classes_")
     field = label_field if is_classifier else (target_field or "target")
@@ -90,6 +92,7 @@ def predict(
     target_field: TargetField = None,
     examples: Examples = 0,
     examples_from: ExamplesFrom = None,
+    chat: Chat = False,
     seed: Seed = 0,
     output: Output = None,
     threads: Threads = None,
@@ -100,7 +103,7 @@ def predict(
     rows = read_rows(data)
     estimator = _estimator(
         rows, prompt, model, template, labels, label_field, target_field, examples, examples_from,
-        seed, threads, data=data, labelled=False,
+        chat, seed, threads, data=data, labelled=False,
     )  # fmt: skip
     say(f"predicting {len(rows)} rows ...")
     if hasattr(estimator, "classes_"):
@@ -155,6 +158,7 @@ def _estimator(
     target_field: str | None,
     examples: int,
     examples_from: Path | None,
+    chat: bool,
     seed: int,
     threads: int | None,
     *,
@@ -165,7 +169,8 @@ def _estimator(
     from softprompt.estimators import SoftPromptClassifier, SoftPromptGenerator
 
     if folder is not None:
-        for hint, value in (("--template", template), ("--labels", labels)):
+        saved = (("--template", template), ("--labels", labels), ("--chat", chat or None))
+        for hint, value in saved:
             if value is not None:
                 raise typer.BadParameter("is saved with the prompt", param_hint=hint)
         soft_prompt = load_prompt(folder)
@@ -182,6 +187,7 @@ def _estimator(
     field = target_field or label_field
     parameters = {
         "template": template, "num_virtual_tokens": 0, "examples": examples, "random_state": seed,
+        "chat_template": chat or None,
     }  # fmt: skip
     if examples_from or labelled:
         y = column(known, field, examples_from or data)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from softprompt.cli.models import load_prompt, model_for
-from softprompt.cli.options import Debug, Json, ModelName, Threads
+from softprompt.cli.options import Chat, Debug, Json, ModelName, Threads
 from softprompt.cli.running import report
 
 
@@ -28,6 +28,7 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Draw from this much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of drawing.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which to stop.")] = None,
+    chat: Chat = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Show one text's words as they come.")
     ] = False,
@@ -55,7 +56,7 @@ def generate(
     for soft_prompt in loaded.values():
         soft_prompt.check_model(language_model)
     outputs = language_model.generate(
-        inputs,
+        _in_a_chat(language_model, inputs) if chat else inputs,
         prompt=chosen[0] if len(chosen) == 1 else (chosen or None),
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -75,6 +76,14 @@ def generate(
         results[i]["prompt"] = str(folder)
     report({"model": str(language_model.config.name_or_path), "results": results},
            "\n".join(outputs), as_json=as_json)  # fmt: skip
+
+
+def _in_a_chat(model: Any, texts: list[str]) -> list[list[int]]:
+    """Return the ids of texts as the user's turn of the model's chat template."""
+    from softprompt.estimators.base import chat_frame
+    from softprompt.estimators.encoding import TextEncoder
+
+    return TextEncoder.of(model, chat_frame(model, True)).texts(texts)
 
 
 def _show(row: int, piece: str) -> None:

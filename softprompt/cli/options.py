@@ -36,6 +36,12 @@ LabelTexts = Annotated[
         'names alone, "ham,spam", which are put after a blank.'
     ),
 ]
+Chat = Annotated[
+    bool,
+    typer.Option(
+        "--chat", help="Put every text into the user's turn of the model's own chat template."
+    ),
+]
 LabelField = Annotated[str, typer.Option(help="Field of the class.")]
 TargetField = Annotated[
     str | None, typer.Option(help="Field of the target text: text to text instead of classes.")

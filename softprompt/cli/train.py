@@ -11,6 +11,7 @@ from softprompt.cli import models
 from softprompt.cli.info import file_sizes
 from softprompt.cli.labels import as_classes, labels_for, parse_labels
 from softprompt.cli.options import (
+    Chat,
     Data,
     Debug,
     Json,
@@ -59,6 +60,7 @@ def train(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Most tokens of a target (with --target-field).")
     ] = None,
+    chat: Chat = False,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     preset: Annotated[str | None, typer.Option(help="A named recipe: lester2021.")] = None,
     checkpoint_dir: Annotated[
@@ -97,6 +99,7 @@ def train(
     }
     parameters = {name: value for name, value in parameters.items() if value is not None}
     parameters |= {"template": template, "random_state": seed, "resume": resume}
+    parameters["chat_template"] = chat or None
     if not target_field:
         parameters["labels"] = labels_for(names, y)
 

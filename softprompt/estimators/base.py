@@ -20,6 +20,7 @@ from softprompt.estimators.splits import split_validation
 from softprompt.estimators.template import Template
 from softprompt.optim.validation import check_count, check_number
 from softprompt.prompt import SoftPrompt
+from softprompt.tokenizer import ChatFrame, ChatTemplate
 from softprompt.tuner import TuneResult, make_start, preset, tune
 from softprompt.tuner.objectives import Objective, Validation
 from softprompt.tuner.optimizers import make_optimizer
@@ -104,6 +105,10 @@ class SoftPromptEstimator(BaseEstimator):
         """Return what `from_prompt` needs, as JSON values."""
         raise NotImplementedError
 
+    def _chat_record(self) -> dict[str, Any] | None:
+        """Return what stands around every text as JSON values."""
+        return None if self._chat is None else self._chat.record()
+
     # ---- fitting ----
 
     def _check_all_parameters(self) -> None:
@@ -139,8 +144,14 @@ class SoftPromptEstimator(BaseEstimator):
             expected = ", ".join(map(repr, choices))
             raise ValueError(f"{name} must be one of {expected}, got {value!r}")
 
-    def _load(self) -> None:
-        """Set what does not depend on rows: the model, its encoder, the template."""
+    def _load(self, chat: ChatFrame | None = None) -> None:
+        """Set what does not depend on rows: the model, its encoder, the template.
+
+        Parameters
+        ----------
+        chat : ChatFrame, optional
+            What a saved prompt was trained with; default: what `chat_template` asks for.
+        """
         # A fit that fails leaves no half of an earlier one.
         vars(self).pop("prompt_", None)
         self._check_all_parameters()
@@ -154,7 +165,8 @@ class SoftPromptEstimator(BaseEstimator):
             raise TypeError(
                 f"model must be a softprompt.Model, a name or a path, got {type(model).__name__}"
             )
-        self._encoder = TextEncoder.of(model)
+        self._chat = chat_frame(model, self.chat_template) if chat is None else chat
+        self._encoder = TextEncoder.of(model, self._chat)
         self._template = template
         self.model_ = model
 
@@ -302,6 +314,7 @@ class SoftPromptEstimator(BaseEstimator):
     def _described_parameters(self) -> dict[str, Any]:
         """Return the parameters of training as JSON values; others by their type's name."""
         left_out = {"model", "checkpoint_dir", "record", "resume", "progress", *self._task()}
+        left_out.add("chat_template")  # the task has what came of it
         return {
             name: value if _is_plain(value) else f"<{type(value).__name__}>"
             for name, value in self.get_params(deep=False).items()
@@ -321,8 +334,14 @@ class SoftPromptEstimator(BaseEstimator):
         """Return a fitted estimator for a prompt, given what `_read_task` read from it."""
         known = {**task, "num_virtual_tokens": prompt.num_virtual_tokens}
         known["prompt_position"] = prompt.position
+        chat = (prompt.task or {}).get("chat")
+        frame = None
+        if chat is not None and "chat_template" not in parameters:
+            # What the prompt was trained with, whatever the model's template says today.
+            known["chat_template"] = True
+            frame = ChatFrame.from_record(chat)
         estimator = cls(model, **{**known, **parameters})
-        estimator._load()
+        estimator._load(frame)
         prompt.check_model(estimator.model_)
         training = prompt.training or {}
         estimator.prompt_ = prompt
@@ -414,6 +433,40 @@ class SoftPromptEstimator(BaseEstimator):
         finally:
             bar.close()
         encoder.warn()
+
+
+def chat_frame(model: Any, chat_template: bool | str | None) -> ChatFrame | None:
+    """Return what stands around every text, or None.
+
+    Parameters
+    ----------
+    model : Model
+    chat_template : bool, str or None
+        True: by the model's own chat template. A text: by this one. False or None: nothing.
+
+    Raises
+    ------
+    TypeError
+        Another type.
+    ValueError
+        The model has no chat template, or it fails.
+    ImportError
+        The package jinja2 is not installed.
+    """
+    if chat_template is None or chat_template is False:
+        return None
+    if chat_template is True:
+        template = getattr(model.tokenizer, "chat_template", None)
+        if template is None:
+            raise ValueError(
+                "chat_template=True, but the model's files have no chat template; give its text"
+            )
+        return template.frame()
+    if not isinstance(chat_template, str):
+        raise TypeError(
+            f"chat_template must be True, a text or None, got a {type(chat_template).__name__}"
+        )
+    return ChatTemplate(chat_template, getattr(model.tokenizer, "named_tokens", {})).frame()
 
 
 def load_prompt(prompt: Any) -> SoftPrompt:

@@ -98,6 +98,11 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
     examples : int, default 0
         Training rows that are put before every text with their labels, balanced over the classes.
         They are not trained on.
+    chat_template : bool, str or None, default None
+        True: the text (demonstrations and filled template) becomes the user's turn of a
+        conversation as the model's own chat template writes it, and the answer follows the
+        generation prompt; a str: as this template (Jinja) writes it. Needs jinja2
+        (``softprompt[chat]``). A saved prompt keeps what stood around its texts.
     prompt_position : {"start", "after_bos"}, default "start"
         Where the virtual tokens stand, if the model begins texts with a special token.
     checkpoint_dir : path or None, default None
@@ -166,6 +171,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         truncation: str = "field",
         max_length: int | None = None,
         examples: int = 0,
+        chat_template: bool | str | None = None,
         prompt_position: str = "start",
         checkpoint_dir: Any = None,
         checkpoint_every: int = 10,
@@ -197,6 +203,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self.truncation = truncation
         self.max_length = max_length
         self.examples = examples
+        self.chat_template = chat_template
         self.prompt_position = prompt_position
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
@@ -361,6 +368,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self._check_choice("length_normalize", (True, False))
 
     def _needs_blank(self) -> bool:
+        if self._chat is not None:
+            return not self._chat.after[-1:].isspace()
         return not self._template.ends_in_blank
 
     def _set_labels(self, labels: Labels) -> None:
@@ -438,5 +447,6 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
             "classes": self.classes_.tolist(),
             "labels": list(self._labels.texts),
             "demonstrations": self.demonstrations_,
+            "chat": self._chat_record(),
             "metric": "accuracy",
         }

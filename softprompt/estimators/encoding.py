@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from softprompt.estimators.template import Template
+from softprompt.tokenizer import ChatFrame
 
 _CHUNK = 1024
 
@@ -23,15 +24,31 @@ class TextEncoder:
         Whether the tokenizer ends a text with an end token. It would close the text before the
         answer, so it is left off.
     eos_token_ids : sequence of int
+    chat : ChatFrame, optional
+        What stands around a text: special tokens are then those of the frame alone.
     """
 
-    def __init__(self, tokenizer: Any, *, adds_eos: bool, eos_token_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        adds_eos: bool,
+        eos_token_ids: Sequence[int],
+        chat: ChatFrame | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
+        self._chat = chat
         self._ends = frozenset(eos_token_ids) if adds_eos else frozenset()
 
     @classmethod
-    def of(cls, model: Any) -> TextEncoder:
+    def of(cls, model: Any, chat: ChatFrame | None = None) -> TextEncoder:
         """Return the encoder of a model.
+
+        Parameters
+        ----------
+        model : Model
+        chat : ChatFrame, optional
+            What stands around a text.
 
         Raises
         ------
@@ -45,24 +62,36 @@ class TextEncoder:
             )
         config = model.config
         return cls(
-            model.tokenizer, adds_eos=config.adds_eos, eos_token_ids=config.eos_token_ids or ()
+            model.tokenizer,
+            adds_eos=config.adds_eos,
+            eos_token_ids=config.eos_token_ids or (),
+            chat=chat,
         )
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of texts that something follows, with the model's special tokens."""
+        chat = self._chat
+        if chat is not None:
+            return self._encoded([chat.around(text) for text in texts], add_special_tokens=False)
+        encoded = self._encoded(texts, add_special_tokens=True)
+        return [self._without_end(ids) for ids in encoded]
+
+    def _encoded(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
         encode_batch = getattr(self._tokenizer, "encode_batch", None)
         if encode_batch is None:
-            encoded = [self._tokenizer.encode(text, add_special_tokens=True) for text in texts]
-        else:
-            encoded = []
-            for start in range(0, len(texts), _CHUNK):
-                chunk = list(texts[start : start + _CHUNK])
-                encoded += encode_batch(chunk, add_special_tokens=True)
-        return [self._without_end(list(ids)) for ids in encoded]
+            options = {"add_special_tokens": add_special_tokens}
+            return [list(self._tokenizer.encode(text, **options)) for text in texts]
+        encoded = []
+        for start in range(0, len(texts), _CHUNK):
+            chunk = list(texts[start : start + _CHUNK])
+            encoded += encode_batch(chunk, add_special_tokens=add_special_tokens)
+        return [list(ids) for ids in encoded]
 
     def answer(self, text: str) -> list[int]:
         """Return the ids of a label or target, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+        # Translation models write the target's language with another vocabulary.
+        encode = getattr(self._tokenizer, "encode_target", self._tokenizer.encode)
+        return list(encode(text, add_special_tokens=False))
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] in self._ends else ids

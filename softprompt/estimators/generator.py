@@ -62,6 +62,8 @@ class SoftPromptGenerator(SoftPromptEstimator):
     examples : int, default 0
         Training rows that are put before every text with their targets. They are not trained on.
         Generation then also stops at the blank line that separates them.
+    chat_template : bool, str or None, default None
+        As for `SoftPromptClassifier`.
     optimizer, optimizer_options, learning_rate, schedule, warmup_steps, max_steps, batch_size, \
 max_grad_norm, validation_fraction, eval_every, patience, prompt_position, checkpoint_dir, \
 checkpoint_every, resume, record, progress, random_state
@@ -99,6 +101,7 @@ checkpoint_every, resume, record, progress, random_state
         truncation: str = "field",
         max_length: int | None = None,
         examples: int = 0,
+        chat_template: bool | str | None = None,
         optimizer: str = defaults.OPTIMIZER,
         optimizer_options: dict[str, Any] | None = None,
         learning_rate: float | str = "auto",
@@ -128,6 +131,7 @@ checkpoint_every, resume, record, progress, random_state
         self.truncation = truncation
         self.max_length = max_length
         self.examples = examples
+        self.chat_template = chat_template
         self.optimizer = optimizer
         self.optimizer_options = optimizer_options
         self.learning_rate = learning_rate
@@ -352,6 +356,7 @@ checkpoint_every, resume, record, progress, random_state
             "kind": KIND,
             **{name: getattr(self, name) for name in _TASK_PARAMETERS},
             "demonstrations": self.demonstrations_,
+            "chat": self._chat_record(),
             "metric": _metric_name(self.metric),
         }
 

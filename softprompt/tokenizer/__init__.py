@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from softprompt.tokenizer.chat import ChatFrame, ChatTemplate
 from softprompt.tokenizer.fast import FastTokenizer
 from softprompt.tokenizer.gguf_bpe import build_bpe
 from softprompt.tokenizer.gguf_spm import build_spm
+from softprompt.tokenizer.gguf_ugm import build_ugm
 from softprompt.tokenizer.huggingface import load_folder_tokenizer
 from softprompt.tokenizer.user import UserTokenizer
+from softprompt.tokenizer.wordpiece import build_wpm
 
 __all__ = [
+    "ChatFrame",
+    "ChatTemplate",
     "FastTokenizer",
     "UserTokenizer",
     "added_specials",
@@ -24,7 +29,15 @@ __all__ = [
     "wrap_tokenizer",
 ]
 
-_GGUF_MODELS = {"gpt2": build_bpe, "llama": build_spm}
+_GGUF_MODELS = {
+    "gpt2": build_bpe,
+    "gemma4": build_bpe,
+    "llama": build_spm,
+    "t5": build_ugm,
+    "bert": build_wpm,
+}
+
+_NAMES = {"unknown": "unk", "padding": "pad"}  # as Hugging Face calls them
 
 
 def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> FastTokenizer | None:
@@ -56,7 +69,20 @@ def gguf_tokenizer(metadata: Mapping[str, Any], where: str) -> FastTokenizer | N
             f"{', '.join(_GGUF_MODELS)}. Load the model with tokenizer= (any object with encode "
             "and decode) to use it all the same"
         )
-    return _GGUF_MODELS[kind](metadata, where)
+    tokenizer = _GGUF_MODELS[kind](metadata, where)
+    for name in ("bos", "eos", "unknown", "padding"):
+        token = tokenizer.id_to_token(_special_id(metadata, name))
+        if token is not None:
+            tokenizer.named_tokens[f"{_NAMES.get(name, name)}_token"] = token
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        tokenizer.chat_template = ChatTemplate(template, tokenizer.named_tokens, where)
+    return tokenizer
+
+
+def _special_id(metadata: Mapping[str, Any], name: str) -> int:
+    value = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    return value if isinstance(value, int) else -1
 
 
 def wrap_tokenizer(tokenizer: Any) -> FastTokenizer | UserTokenizer:

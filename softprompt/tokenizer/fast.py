@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tokenizers
+
+    from softprompt.tokenizer.chat import ChatTemplate
 
 
 class FastTokenizer:
@@ -19,6 +21,13 @@ class FastTokenizer:
         Complete pipeline; its post-processor adds the special tokens.
     bos_token_id, eos_token_id : int, optional
         Ids of the model's own begin and end tokens.
+
+    Attributes
+    ----------
+    chat_template : ChatTemplate or None
+        The model's chat template, if its files have one.
+    named_tokens : dict of str to str
+        Texts of special tokens by their names ("bos_token"), for chat templates.
     """
 
     def __init__(
@@ -33,6 +42,8 @@ class FastTokenizer:
         self.backend = backend
         self.bos_token_id = bos_token_id
         self.eos_token_id = eos_token_id
+        self.chat_template: ChatTemplate | None = None
+        self.named_tokens: dict[str, str] = {}
 
     @property
     def vocab_size(self) -> int:
@@ -60,14 +71,28 @@ class FastTokenizer:
         ValueError
             `text` holds a lone surrogate, which no encoding of Unicode has.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text is a {type(text).__name__}, expected a str")
-        try:
-            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as err:  # what the library says of a str that is no UTF-8
-            raise ValueError(
-                f"text {text[:40]!r} holds a lone surrogate, which no encoding has"
-            ) from err
+        check_text(text)
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_target(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Turn a text that the model is to write into ids; translation models write it otherwise.
+
+        Parameters
+        ----------
+        text : str
+        add_special_tokens : bool, default True
+            Whether to add what the model's configuration adds to a target.
+
+        Returns
+        -------
+        list of int
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `encode`.
+        """
+        return self.encode(text, add_special_tokens)
 
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True
@@ -98,8 +123,56 @@ class FastTokenizer:
         token_id = int(token_id)
         return self.backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
 
+    def token_to_id(self, token: str) -> int | None:
+        """Return the id of a token as the vocabulary writes it, or None."""
+        return self.backend.token_to_id(token)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.vocab_size} tokens)"
+
+
+def check_text(text: object) -> None:
+    """Check that something is a text that has an encoding.
+
+    Raises
+    ------
+    TypeError
+        It is not a str.
+    ValueError
+        It holds a lone surrogate.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}, expected a str")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as err:
+        raise ValueError(
+            f"text {text[:40]!r} holds a lone surrogate, which no encoding has"
+        ) from err
+
+
+def set_specials(backend: Any, bos: int | None, eos: int | None) -> None:
+    """Let a `tokenizers.Tokenizer` put these tokens around a text, and no others.
+
+    Parameters
+    ----------
+    backend : tokenizers.Tokenizer
+        Changed in place.
+    bos, eos : int or None
+        Ids of the tokens in front of and behind a text.
+    """
+    from tokenizers import processors
+
+    named = [(i, backend.id_to_token(i)) for i in (bos, eos) if i is not None]
+    if not named:
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # adds nothing
+        return
+    pieces = [backend.id_to_token(bos)] if bos is not None else []
+    pieces.append("$A")
+    pieces += [backend.id_to_token(eos)] if eos is not None else []
+    backend.post_processor = processors.TemplateProcessing(
+        single=pieces, special_tokens=[(token, i) for i, token in dict(named).items()]
+    )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
 from softprompt.tokenizer.gguf_vocabulary import read_vocabulary, string_list
+from softprompt.tokenizer.normalizer import SPACE
 from softprompt.tokenizer.pretokenizers import build_pre_tokenizer, find_pre_tokenizer
 
 
@@ -34,15 +35,25 @@ def build_bpe(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
     ValueError
         An unknown pre-tokenizer, or lists that do not fit each other.
     """
-    from tokenizers import Tokenizer, decoders, models
+    from tokenizers import Tokenizer, decoders, models, normalizers
 
-    kind = find_pre_tokenizer(metadata.get("tokenizer.ggml.pre"), where)
+    # "gemma4" is both a kind of vocabulary and the pre-tokenizer that goes with it.
+    is_gemma = metadata.get("tokenizer.ggml.model") == "gemma4"
+    name = "gemma4" if is_gemma else metadata.get("tokenizer.ggml.pre")
+    kind = find_pre_tokenizer(name, where)
     vocabulary = read_vocabulary(metadata, where)
     merges = _pairs(string_list(metadata, "tokenizer.ggml.merges", where), vocabulary.ids, where)
     with tokenizers_errors(where):
-        backend = Tokenizer(models.BPE(vocabulary.ids, merges, ignore_merges=kind.ignores_merges))
+        options = {"ignore_merges": kind.ignores_merges, "byte_fallback": not kind.is_byte_level}
+        backend = Tokenizer(models.BPE(vocabulary.ids, merges, **options))
         backend.pre_tokenizer = build_pre_tokenizer(kind)
-        backend.decoder = decoders.ByteLevel()
+        if kind.is_byte_level:
+            backend.decoder = decoders.ByteLevel()
+        else:
+            backend.normalizer = normalizers.Replace(" ", SPACE)
+            backend.decoder = decoders.Sequence(
+                [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+            )
         vocabulary.add_tokens(backend)
     bos, eos = vocabulary.token_id("bos"), vocabulary.token_id("eos")
     vocabulary.set_specials(backend, bos, eos, kind.adds_bos)

@@ -1,8 +1,8 @@
 """A GGUF's SentencePiece BPE vocabulary (``tokenizer.ggml.model`` "llama"), in `tokenizers`.
 
-SentencePiece merges the adjacent pair whose concatenation has the best score until none is a token
-(``llm_tokenizer_spm`` in src/llama-vocab.cpp of https://github.com/ggml-org/llama.cpp). The same
-as a list of merges: all splits of all tokens into two tokens, the best token first.
+The reference is llama.cpp (``llm_tokenizer_spm`` in src/llama-vocab.cpp of
+https://github.com/ggml-org/llama.cpp), which normalises nothing and puts the dummy prefix behind
+every special token.
 """
 
 from __future__ import annotations
@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
-from softprompt.tokenizer.gguf_vocabulary import NORMAL, GgufVocabulary, read_vocabulary
-
-MAX_TOKEN_CHARACTERS = 1024
-"""Longest token accepted: every split of every token is looked at."""
-
-_SPACE = "\u2581"
+from softprompt.tokenizer.gguf_vocabulary import GgufVocabulary, read_vocabulary
+from softprompt.tokenizer.normalizer import SPACE
+from softprompt.tokenizer.sentencepiece import merges_by_score
+from softprompt.tokenizer.sentencepiece_model import NORMAL
 
 
 def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
@@ -43,9 +39,7 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     vocabulary = read_vocabulary(metadata, where)
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
-    if not isinstance(prefix, bool):
-        raise ValueError(f"{where}: tokenizer.ggml.add_space_prefix is {prefix!r}")
+    prefix = vocabulary.flag("add_space_prefix", True)
     unknown, merges = vocabulary.token_id("unknown", 0), _merges(vocabulary)
     with tokenizers_errors(where):
         backend = Tokenizer(
@@ -57,9 +51,9 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
                 byte_fallback=True,
             )
         )
-        steps = [normalizers.Prepend(_SPACE)] if prefix else []
-        backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", _SPACE)])
-        parts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        steps = [normalizers.Prepend(SPACE)] if prefix else []
+        backend.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+        parts = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         if prefix:
             parts.append(decoders.Strip(" ", 1, 0))
         backend.decoder = decoders.Sequence(parts)
@@ -70,25 +64,6 @@ def build_spm(metadata: Mapping[str, Any], where: str) -> FastTokenizer:
 
 
 def _merges(vocabulary: GgufVocabulary) -> list[tuple[str, str]]:
-    tokens, ids, where = vocabulary.tokens, vocabulary.ids, vocabulary.where
-    scores = np.asarray(vocabulary.metadata.get("tokenizer.ggml.scores", ()))
-    if scores.shape != (len(tokens),) or scores.dtype.kind != "f":
-        raise ValueError(
-            f"{where}: tokenizer.ggml.scores has {scores.size} values, expected {len(tokens)} "
-            "numbers (one a token)"
-        )
-    merges = []
-    # Equal scores: the earlier token first, as in SentencePiece's own order.
-    for token_id in np.argsort(-scores, kind="stable"):
-        token = tokens[token_id]
-        if vocabulary.types[token_id] != NORMAL or len(token) < 2:
-            continue
-        if len(token) > MAX_TOKEN_CHARACTERS:
-            raise ValueError(
-                f"{where}: tokenizer.ggml.tokens[{token_id}] has {len(token)} characters, "
-                f"expected at most {MAX_TOKEN_CHARACTERS}"
-            )
-        splits = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-        known = [pair for pair in splits if pair[0] in ids and pair[1] in ids]
-        merges += sorted(known, key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-    return merges
+    is_normal = vocabulary.types == NORMAL
+    where = f"{vocabulary.where}: tokenizer.ggml.tokens"
+    return merges_by_score(vocabulary.tokens, vocabulary.scores(), is_normal, where)

@@ -1,4 +1,4 @@
-"""What the two kinds of GGUF vocabulary share: tokens, their types, and the special ids.
+"""What the kinds of GGUF vocabulary share: tokens, their types and scores, and the special ids.
 
 Source: ``llama_vocab::impl::load`` in src/llama-vocab.cpp of https://github.com/ggml-org/llama.cpp.
 """
@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from softprompt.tokenizer.huggingface import set_specials
-
-# Values of tokenizer.ggml.token_type.
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
+from softprompt.tokenizer.fast import set_specials
+from softprompt.tokenizer.sentencepiece_model import CONTROL, NORMAL, UNKNOWN, USER_DEFINED
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,60 @@ class GgufVocabulary:
             return value
         return default if default is not None and default < len(self.tokens) else None
 
+    def scores(self) -> np.ndarray:
+        """Return the scores of a SentencePiece vocabulary, float64 ``[len(tokens)]``.
+
+        Raises
+        ------
+        ValueError
+            There is not one finite number a token.
+        """
+        scores = np.asarray(self.metadata.get("tokenizer.ggml.scores", ()))
+        if scores.shape != (len(self.tokens),) or scores.dtype.kind != "f":
+            raise ValueError(
+                f"{self.where}: tokenizer.ggml.scores has {scores.size} values, expected "
+                f"{len(self.tokens)} numbers (one a token)"
+            )
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                f"{self.where}: tokenizer.ggml.scores[{np.flatnonzero(~np.isfinite(scores))[0]}] "
+                "is not finite"
+            )
+        return scores.astype(np.float64)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """Return whether the metadata sets ``tokenizer.ggml.<name>``, `default` if it is silent.
+
+        Raises
+        ------
+        ValueError
+            The value is neither true nor false.
+        """
+        value = self.metadata.get(f"tokenizer.ggml.{name}", default)
+        if not isinstance(value, bool):
+            raise ValueError(
+                f"{self.where}: tokenizer.ggml.{name} is {value!r}, expected true or false"
+            )
+        return value
+
+    def added(self, name: str, token_id: int | None, default: bool) -> int | None:
+        """Return `token_id` if texts get that token (``"bos"``, ``"eos"``, ``"sep"``), else None.
+
+        Raises
+        ------
+        ValueError
+            Texts get it and there is none.
+        """
+        if not self.flag(f"add_{name}_token", default):
+            return None
+        if token_id is None:
+            raise ValueError(
+                f"{self.where}: texts get a {name} token (tokenizer.ggml.pre or "
+                f"tokenizer.ggml.add_{name}_token), but tokenizer.ggml.{name}_token_id is no id of "
+                "the vocabulary"
+            )
+        return token_id
+
     def add_tokens(self, backend: Any) -> None:
         """Let control and user-defined tokens be matched in texts, as llama.cpp does."""
         from tokenizers import AddedToken
@@ -60,21 +112,7 @@ class GgufVocabulary:
 
     def set_specials(self, backend: Any, bos: int | None, eos: int | None, adds_bos: bool) -> None:
         """Let the tokenizer add what the metadata says, `adds_bos` where it is silent."""
-        for name, token_id, default in (("bos", bos, adds_bos), ("eos", eos, False)):
-            key = f"tokenizer.ggml.add_{name}_token"
-            wanted = self.metadata.get(key, default)
-            if not isinstance(wanted, bool):
-                raise ValueError(f"{self.where}: {key} is {wanted!r}, expected true or false")
-            if wanted and token_id is None:
-                raise ValueError(
-                    f"{self.where}: texts get a {name} token (tokenizer.ggml.pre or {key}), but "
-                    f"tokenizer.ggml.{name}_token_id is no id of the vocabulary"
-                )
-            if not wanted and name == "bos":
-                bos = None
-            elif not wanted:
-                eos = None
-        set_specials(backend, bos, eos)
+        set_specials(backend, self.added("bos", bos, adds_bos), self.added("eos", eos, False))
 
 
 def read_vocabulary(metadata: Mapping[str, Any], where: str) -> GgufVocabulary:

@@ -1,23 +1,36 @@
-"""The tokenizer of a Hugging Face folder: tokenizer.json, or GPT-2's vocab.json and merges.txt.
+"""The tokenizer of a Hugging Face folder, from whichever files it has.
 
 tokenizer.json is the whole pipeline, the special tokens around a text included. As in transformers
 5, ``add_bos_token`` and ``add_eos_token`` of tokenizer_config.json count only where there is no
-tokenizer.json.
+tokenizer.json, and the language codes of a translation model come from ``src_lang`` in any case.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from softprompt.formats import load_json
-from softprompt.tokenizer.fast import FastTokenizer, tokenizers_errors
+from softprompt.tokenizer import byte_level
+from softprompt.tokenizer.fast import FastTokenizer, set_specials, tokenizers_errors
+from softprompt.tokenizer.marian import SOURCE, load_marian
+from softprompt.tokenizer.options import TokenizerOptions
+from softprompt.tokenizer.sentencepiece_folder import (
+    MODELS,
+    OTHER_LAYOUTS,
+    TRANSLATION,
+    load_sentencepiece_folder,
+    translated,
+)
+from softprompt.tokenizer.wordpiece import build_wordpiece, read_vocabulary_file
 
 MAX_TOKENIZER_BYTES = 512 * 1024 * 1024
-_GPT2_SPECIAL = "<|endoftext|>"
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+_WORDPIECE = "vocab.txt"
+_WORDPIECE_TOKENS = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
+    "mask_token": "[MASK]",
+}  # fmt: skip
+_NOT_READ = (*MODELS, "tekken.json", "tiktoken.model", byte_level.VOCABULARY, _WORDPIECE)
 
 
 def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> FastTokenizer | None:
@@ -30,7 +43,7 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
     vocab_size : int
         Rows of the model's embedding; tokens beyond it are not added.
     family : str
-        The model's family: "gpt2" may have vocab.json and merges.txt instead of tokenizer.json.
+        The model's family, where tokenizer_config.json names no class.
 
     Returns
     -------
@@ -42,83 +55,47 @@ def load_folder_tokenizer(folder: Path, *, vocab_size: int, family: str) -> Fast
     ValueError
         A damaged file, with its name.
     """
-    options = _options(folder)
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        backend = _read_tokenizer_json(path)
-    elif (
-        family == "gpt2" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    ):
-        backend = _read_gpt2(folder, options)
-        for key in ("bos_token", "eos_token", "unk_token"):
-            options.setdefault(key, _GPT2_SPECIAL)
-    else:
-        for name in ("tokenizer.model", "vocab.json", "tekken.json"):
-            if (folder / name).is_file():
-                warnings.warn(
-                    f"{folder / name} is not read: softprompt needs tokenizer.json. The model is "
-                    "loaded without a tokenizer; give it ids or load it with tokenizer=",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                break
-        return None
-    _add_tokens(backend, options, vocab_size, folder / "tokenizer_config.json")
-    bos, eos = (_token_id(backend, options.get(key)) for key in ("bos_token", "eos_token"))
-    if not path.is_file():
-        set_specials(
-            backend,
-            bos if options.get("add_bos_token") else None,
-            eos if options.get("add_eos_token") else None,
-        )
-    return FastTokenizer(backend, bos_token_id=bos, eos_token_id=eos)
-
-
-def set_specials(backend: Any, bos: int | None, eos: int | None) -> None:
-    """Let a `tokenizers.Tokenizer` put these tokens around a text, and no others.
-
-    Parameters
-    ----------
-    backend : tokenizers.Tokenizer
-        Changed in place.
-    bos, eos : int or None
-        Ids of the tokens in front of and behind a text.
-    """
-    from tokenizers import processors
-
-    named = [(i, backend.id_to_token(i)) for i in (bos, eos) if i is not None]
-    if not named:
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # adds nothing
-        return
-    pieces = [backend.id_to_token(bos)] if bos is not None else []
-    pieces.append("$A")
-    pieces += [backend.id_to_token(eos)] if eos is not None else []
-    backend.post_processor = processors.TemplateProcessing(
-        single=pieces, special_tokens=[(token, i) for i, token in dict(named).items()]
-    )
-
-
-def _options(folder: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, and special_tokens_map.json for the names that it lacks."""
-    options: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        values = load_json(path)
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{path}: expected a JSON object, found {type(values).__name__}")
-        options.update(values)
-    for key in ("add_bos_token", "add_eos_token"):
-        if not isinstance(options.get(key), (bool, type(None))):
-            raise ValueError(
-                f"{folder / 'tokenizer_config.json'}: {key} is {options[key]!r}, "
-                "expected true or false"
+    options = TokenizerOptions(folder, family)
+    tokenizer = _load(folder, options, vocab_size)
+    if tokenizer is not None:
+        tokenizer.named_tokens |= options.named_tokens()
+        tokenizer.chat_template = options.chat_template(tokenizer.named_tokens)
+        return tokenizer
+    for name in _NOT_READ:
+        if (folder / name).is_file():
+            warnings.warn(
+                f"{folder / name} is not read for a tokenizer of the kind {options.kind!r}: "
+                "softprompt needs tokenizer.json. The model is loaded without a tokenizer; give it "
+                "ids or load it with tokenizer=",
+                UserWarning,
+                stacklevel=2,
             )
-    return options
+            break
+    return None
 
 
-def _read_tokenizer_json(path: Path) -> Any:
+def _load(folder: Path, options: TokenizerOptions, vocab_size: int) -> FastTokenizer | None:
+    kind = options.kind
+
+    def has(*names: str) -> bool:
+        return all((folder / name).is_file() for name in names)
+
+    if has("tokenizer.json"):
+        tokenizer = _from_tokenizer_json(folder / "tokenizer.json", options, vocab_size)
+        return translated(tokenizer, options) if kind in TRANSLATION else tokenizer
+    if has(SOURCE):
+        return load_marian(folder, options)
+    for name in MODELS:
+        if has(name) and kind not in OTHER_LAYOUTS:
+            return load_sentencepiece_folder(folder / name, options, vocab_size)
+    if kind in byte_level.NAMED_TOKENS and has(byte_level.VOCABULARY, byte_level.MERGES):
+        return _from_byte_level(folder, options, vocab_size)
+    if kind in ("bert", "distilbert") and has(_WORDPIECE):
+        return _from_wordpiece(folder / _WORDPIECE, options, vocab_size)
+    return None
+
+
+def _from_tokenizer_json(path: Path, options: TokenizerOptions, vocab_size: int) -> FastTokenizer:
     from tokenizers import Tokenizer
 
     size = path.stat().st_size
@@ -126,45 +103,72 @@ def _read_tokenizer_json(path: Path) -> Any:
         raise ValueError(f"{path}: {size} bytes, at most {MAX_TOKENIZER_BYTES} are read")
     data = path.read_bytes()
     with tokenizers_errors(str(path)):
-        return Tokenizer.from_buffer(data)
+        backend = Tokenizer.from_buffer(data)
+    _add_tokens(backend, options, {}, vocab_size)
+    return _finish(backend, options, {})
 
 
-def _read_gpt2(folder: Path, options: Mapping[str, Any]) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    with tokenizers_errors(str(folder / "vocab.json")):
-        backend = Tokenizer(
-            models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-        )
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(
-        add_prefix_space=options.get("add_prefix_space") is True
+def _from_byte_level(folder: Path, options: TokenizerOptions, vocab_size: int) -> FastTokenizer:
+    backend = byte_level.build_byte_level(folder, options)
+    named = byte_level.NAMED_TOKENS[options.kind]
+    _add_tokens(backend, options, named, vocab_size)
+    tokenizer = _finish(backend, options, named)
+    marked = options.kind in byte_level.MARKED
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    set_specials(
+        backend,
+        bos if marked or options.flag("add_bos_token", False) else None,
+        eos if marked or options.flag("add_eos_token", False) else None,
     )
-    backend.decoder = decoders.ByteLevel()
-    return backend
+    return tokenizer
 
 
-def _add_tokens(backend: Any, options: Mapping[str, Any], vocab_size: int, where: Path) -> None:
-    """Add tokens that only tokenizer_config.json knows: they are matched in texts too."""
+def _from_wordpiece(path: Path, options: TokenizerOptions, vocab_size: int) -> FastTokenizer:
+    lowercase = options.flag("do_lower_case", True)
+    backend = build_wordpiece(
+        read_vocabulary_file(path),
+        options.text("unk_token", _WORDPIECE_TOKENS["unk_token"]),
+        str(path),
+        lowercase=lowercase,
+        strip_accents=options.flag("strip_accents", lowercase),
+        chinese_characters=options.flag("tokenize_chinese_chars", True),
+    )
+    _add_tokens(backend, options, _WORDPIECE_TOKENS, vocab_size)
+    cls, sep = (
+        backend.token_to_id(options.text(key, _WORDPIECE_TOKENS[key]))
+        for key in ("cls_token", "sep_token")
+    )
+    set_specials(backend, cls, sep)
+    tokenizer = _finish(backend, options, _WORDPIECE_TOKENS)
+    tokenizer.bos_token_id = cls if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    tokenizer.eos_token_id = sep if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    return tokenizer
+
+
+def _finish(backend: Any, options: TokenizerOptions, named: dict[str, str]) -> FastTokenizer:
+    """Return the tokenizer with the ids of its begin and end tokens."""
+    ids = []
+    for key in ("bos_token", "eos_token"):
+        text = options.text(key, named.get(key))
+        ids.append(None if text is None else backend.token_to_id(text))
+    tokenizer = FastTokenizer(backend, *ids)
+    tokenizer.named_tokens = dict(named)
+    return tokenizer
+
+
+def _add_tokens(
+    backend: Any, options: TokenizerOptions, named: dict[str, str], vocab_size: int
+) -> None:
+    """Add tokens that only the configuration knows: they are matched in texts too."""
     from tokenizers import AddedToken
 
     known = {str(token) for token in backend.get_added_tokens_decoder().values()}
-    listed = options.get("added_tokens_decoder", {})
-    if not isinstance(listed, Mapping):
-        raise ValueError(f"{where}: added_tokens_decoder is not an object")
-    wanted: list[AddedToken] = []
-    for token_id, entry in sorted(listed.items(), key=lambda item: _as_int(item[0], where)):
-        if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
-            raise ValueError(f"{where}: added_tokens_decoder[{token_id!r}] has no text as content")
-        flags = {
-            key: entry[key]
-            for key in ("special", "lstrip", "rstrip", "single_word", "normalized")
-            if isinstance(entry.get(key), bool)
-        }
-        wanted.append(AddedToken(entry["content"], **flags))
-    named = [_text(options.get(key)) for key in _NAMED_TOKENS]
-    for text in named:
-        if text is not None and text not in {token.content for token in wanted}:
-            wanted.append(AddedToken(text, special=True))
+    wanted = [AddedToken(entry.text, **entry.flags) for entry in options.added_tokens()]
+    listed = {token.content for token in wanted}
+    for key, text in {**named, **options.named_tokens()}.items():
+        if text not in listed:
+            wanted.append(AddedToken(text, **(options.token_flags(key) | {"special": True})))
+            listed.add(text)
     for token in wanted:
         if token.content in known:
             continue
@@ -175,22 +179,3 @@ def _add_tokens(backend: Any, options: Mapping[str, Any], vocab_size: int, where
         ):
             continue
         backend.add_tokens([token])
-
-
-def _text(token: Any) -> str | None:
-    """Return a named token's text: it is written as a text or as an object with "content"."""
-    if isinstance(token, Mapping):
-        token = token.get("content")
-    return token if isinstance(token, str) and token else None
-
-
-def _token_id(backend: Any, token: Any) -> int | None:
-    text = _text(token)
-    return None if text is None else backend.token_to_id(text)
-
-
-def _as_int(key: Any, where: Path) -> int:
-    try:
-        return int(key)
-    except (TypeError, ValueError) as err:
-        raise ValueError(f"{where}: added_tokens_decoder has the key {key!r}, no id") from err

@@ -31,11 +31,33 @@ _GPT4O = (
     rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + _SPACES
 )
-_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
-_DEEPSEEK3 = (
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|" + _SPACES
+_QWEN35 = (
+    _CONTRACTION
+    + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
+    + _SPACES
 )
+# llama.cpp computes these two by code of its own; the first is Kimi-K2's own expression, the second
+# cuts a run of digits into threes from its end.
+_NOT_HAN = r"&&[^\p{Han}]"
+_KIMI_UPPER, _KIMI_LOWER = f"{_UPPER[:-1]}{_NOT_HAN}]", f"{_LOWER[:-1]}{_NOT_HAN}]"
+_KIMI = (
+    rf"[\p{{Han}}]+|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}*{_KIMI_LOWER}+{_CONTRACTION}?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_KIMI_UPPER}+{_KIMI_LOWER}*{_CONTRACTION}?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + _SPACES
+)
+_THREES_FROM_THE_END = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+_CJK = "[一-龥぀-ゟ゠-ヿ]+"
+_ASIAN = (
+    "[一-鿿㐀-䶿\uf900-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff"
+    "\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff가-\ud7afᄀ-ᇿ]+"
+)
+_LINES = r"[^\n]+|[\n]+"
+_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
+_SYMBOL_AND_WORD = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"
+    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
+)
+_DEEPSEEK3 = _SYMBOL_AND_WORD + r"[\r\n]*|" + _SPACES
 # The cased letters as deepseek-llm's tokenizer.json lists them. Written as escapes, because several
 # of them are not what Unicode normalisation (of an editor, say) leaves alone.
 _CASED = (
@@ -67,31 +89,95 @@ class PreTokenizer:
         Whether texts start with the begin token unless the metadata says otherwise.
     ignores_merges : bool
         A piece that is a token as a whole is that token, whatever the merges say.
+    is_byte_level : bool
+        Whether tokens are spelled in GPT-2's visible characters of bytes. If not, they are spelled
+        as they are, with U+2581 for a space and ``<0x0A>`` for bytes without a token.
     """
 
     patterns: tuple[str, ...]
     adds_bos: bool = False
     ignores_merges: bool = False
+    is_byte_level: bool = True
 
 
 _BY_NAMES: dict[tuple[str, ...], PreTokenizer] = {
     ("default",): PreTokenizer((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
     (
         "gpt-2", "phi-2", "gigachat", "a.x-4.0", "mellum", "mpt", "olmo", "jais", "trillion",
-        "granite-docling", "exaone4",
+        "granite-docling", "exaone4", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+        "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe",
     ): PreTokenizer((_GPT2,)),
     (
         "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b",
+        "mellum2",
     ): PreTokenizer((r"\p{N}", _GPT2)),
     (
         "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+        "jina-v5-nano",
     ): PreTokenizer((_LLAMA3,), adds_bos=True, ignores_merges=True),
     ("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"): PreTokenizer((_LLAMA3,)),
     (
         "qwen2", "deepseek-r1-qwen", "stablelm2", "megrez", "hunyuan", "grok-2", "solar-open",
+        "kormo", "f2llmv2",
     ): PreTokenizer((_QWEN2,)),
     ("tekken",): PreTokenizer((_TEKKEN,), adds_bos=True, ignores_merges=True),
-    ("gpt-4o", "llama4", "kanana2", "minimax-m2"): PreTokenizer((_GPT4O,)),
+    ("gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"): PreTokenizer((_GPT4O,)),
+    ("granite-embed-multi-97m",): PreTokenizer((_GPT4O,), ignores_merges=True),
+    ("tiny_aya", "cohere2moe"): PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)", _GPT4O)),
+    ("qwen35",): PreTokenizer((_QWEN35,)),
+    ("ufakzeka",): PreTokenizer((_QWEN2.removeprefix(_CONTRACTION + "|"),)),
+    ("laguna",): PreTokenizer((_LINES, _QWEN2)),
+    ("minicpm5",): PreTokenizer(
+        (r"\p{N}{1,3}", _QWEN2.replace(r"|\p{N}|", r"|\p{N}+|")), ignores_merges=True
+    ),
+    ("jais-2",): PreTokenizer(
+        (
+            _LLAMA3.removesuffix(_SPACES)
+            + r"\s*[\r\n]+"
+            + "".join(rf"|\s{{{n}}}(?!\S)" for n in (512, 256, 128, 64, 32, 16, 8, 4))
+            + r"|\s{1,2}(?!\S)|\s{1}",
+        )
+    ),
+    ("seed-coder",): PreTokenizer(
+        (_CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|" + _SPACES,)
+    ),
+    ("bailingmoe", "bailingmoe2", "llada-moe"): PreTokenizer(
+        (
+            r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*"
+            r"|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    ),
+    ("exaone-moe",): PreTokenizer(
+        (
+            _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        )
+    ),
+    ("youtu",): PreTokenizer(
+        (
+            "[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|" + _CJK,
+            _GPT4O.replace(r"\p{N}{1,3}", r"\p{N}"),
+        ),
+        ignores_merges=True,
+    ),
+    ("superbpe",): PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
+    ("kimi-k2",): PreTokenizer((_KIMI,)),
+    ("afmoe",): PreTokenizer((_THREES_FROM_THE_END, _ASIAN, _DEEPSEEK3)),
+    ("chameleon",): PreTokenizer(
+        (
+            r"<sentinel:[0-9]+>",
+            r"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z",
+            r"([\t\n]|    |  )",
+            r"\p{N}",
+            r"[\p{P}!-/:-@\[-`{-~]",
+            _GPT2,
+        ),
+        adds_bos=True,
+    ),
+    ("gemma4", "granite-embed-multi-311m"): PreTokenizer(
+        (_LINES,), adds_bos=True, ignores_merges=True, is_byte_level=False
+    ),
+    ("sarvam-moe",): PreTokenizer((_LINES,), is_byte_level=False),
     ("falcon",): PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
     ("bloom", "poro-chat", "gpt3-finnish"): PreTokenizer((_BLOOM,)),
     ("viking",): PreTokenizer((_BLOOM, r"\p{N}")),
@@ -108,8 +194,11 @@ _BY_NAMES: dict[tuple[str, ...], PreTokenizer] = {
     ("deepseek-coder",): PreTokenizer(
         (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", r"[一-龥ࠀ-一가-퟿]+", r"\p{N}")
     ),
-    ("deepseek-v3", "hunyuan-dense"): PreTokenizer(
-        (r"\p{N}{1,3}", r"[一-龥぀-ゟ゠-ヿ]+", _DEEPSEEK3)
+    ("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"): PreTokenizer(
+        (r"\p{N}{1,3}", _CJK, _DEEPSEEK3)
+    ),
+    ("spark2_5",): PreTokenizer(
+        (r"\p{N}{1,3}", _CJK, _SYMBOL_AND_WORD + r"|[\r\n]|\s+(?!\S)|\s+", r"\p{N}")
     ),
 }  # fmt: skip
 
@@ -152,5 +241,6 @@ def build_pre_tokenizer(kind: PreTokenizer) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
     cuts = [pre_tokenizers.Split(Regex(p), behavior="isolated") for p in kind.patterns]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([*cuts, byte_level])
+    if kind.is_byte_level:
+        cuts.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    return pre_tokenizers.Sequence(cuts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from softprompt.tokenizer.chat import ChatTemplate
 
 
 class UserTokenizer:
@@ -55,6 +57,22 @@ class UserTokenizer:
             size = self.wrapped.get_vocab_size()
         return _id_or_none(size)
 
+    @property
+    def named_tokens(self) -> dict[str, str]:
+        """Texts of special tokens by their names, where the object has ``special_tokens_map``."""
+        tokens = getattr(self.wrapped, "special_tokens_map", None)
+        if not isinstance(tokens, Mapping):
+            return {}
+        return {str(k): text for k, text in tokens.items() if isinstance(text, str)}
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The object's own chat template, where it has one as a text."""
+        text = getattr(self.wrapped, "chat_template", None)
+        if not isinstance(text, str):
+            return None
+        return ChatTemplate(text, self.named_tokens, f"chat_template of {self.wrapped!r}"[:200])
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Turn a text into ids.
 
@@ -77,6 +95,10 @@ class UserTokenizer:
                 f"encode() of the tokenizer ({type(self.wrapped).__name__}) returned "
                 f"{type(found).__name__}, expected a sequence of int"
             ) from err
+
+    def encode_target(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Turn a text that the model is to write into ids; see `encode`."""
+        return self.encode(text, add_special_tokens)
 
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True

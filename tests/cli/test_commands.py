@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -147,6 +148,53 @@ def test_generate_is_the_models(run, trained, model_folder, monkeypatch):
     assert run("generate", *options).json == by_argument
     each_its_own = run("generate", *texts, "--prompt", trained, *options).json
     assert each_its_own == by_argument
+
+
+CHAT = "{{ bos_token }}{{ messages[0].content }}{{ '\\n' }}"
+
+
+@pytest.fixture
+def chat_model(model_folder, tmp_path):
+    pytest.importorskip("jinja2", reason="chat templates need jinja2 (softprompt[chat])")
+    folder = tmp_path / "chat-model"
+    shutil.copytree(model_folder, folder)
+    (folder / "tokenizer_config.json").write_text('{"bos_token": "<s>"}')
+    (folder / "chat_template.jinja").write_text(CHAT)
+    return folder
+
+
+def test_chat(run, write, rows, chat_model, tmp_path):
+    data = write("train.jsonl", rows)
+    train = (
+        "train", "--model", chat_model, "--data", data, "--template", "{word}:",
+        "--num-virtual-tokens", 2, "--max-steps", 1,
+    )  # fmt: skip
+    run(*train, "--output", tmp_path / "chat", "--chat")
+    run(*train, "--output", tmp_path / "plain")
+    tasks = [SoftPrompt.load(tmp_path / name).task for name in ("chat", "plain")]
+    assert tasks[0]["chat"] == {"before": "<s>", "after": "\n", "strips": False}
+    assert tasks[1]["chat"] is None
+    assert [task["labels"] for task in tasks] == [["high", "low"], [" high", " low"]]
+    evaluate = ("evaluate", "--data", data, "--json")
+    zero_shot = ("--model", chat_model, "--template", "{word}:", "--labels", "low=-,high=+")
+    assert run(*evaluate, *zero_shot, "--chat").json["rows"] == len(rows)
+    assert run(*evaluate, "--prompt", tmp_path / "chat").json["rows"] == len(rows)
+    refused = run(*evaluate, "--prompt", tmp_path / "chat", "--chat", code=2)
+    assert "saved with the prompt" in refused.err
+
+
+def test_generate_in_a_chat(run, chat_model):
+    model = softprompt.load_model(chat_model)
+    ids = [model.tokenizer.encode("<s>aba\n", add_special_tokens=False)]
+    (expected,) = model.generate(ids, max_new_tokens=5)
+    options = ("--model", chat_model, "--max-new-tokens", 5, "--json")
+    (result,) = run("generate", "aba", *options, "--chat").json["results"]
+    assert result == {"input": "aba", "output": expected}
+
+
+def test_a_model_without_a_chat_template(run, model_folder):
+    refused = run("generate", "aba", "--model", model_folder, "--chat", code=1)
+    assert "the model's files have no chat template" in refused.err
 
 
 def test_generate_streams_the_text_that_it_would_return(run, trained):

@@ -121,3 +121,15 @@ def test_targets():
     assert shorten_answer([1, 2, 3], 2, truncation="field", where="y[0]") == ([1, 2], True)
     with pytest.raises(ValueError, match=r"y\[0\] has 3 tokens, at most 2 fit"):
         shorten_answer([1, 2, 3], 2, truncation="error", where="y[0]")
+
+
+def test_an_answer_is_what_the_model_writes():
+    class Translating(CharacterTokenizer):
+        def encode_target(self, text, add_special_tokens=True):
+            return [7, *self.encode(text, add_special_tokens)]
+
+    encoder = TextEncoder(Translating(adds_bos=True), adds_eos=False, eos_token_ids=())
+    assert encoder.answer("a") == [7, *CharacterTokenizer().encode("a")]
+    assert TextEncoder(CharacterTokenizer(), adds_eos=False, eos_token_ids=()).answer("a") == (
+        CharacterTokenizer().encode("a")
+    )

@@ -130,15 +130,32 @@ class TestGpt2:
             load(folder, 50257, "gpt2")
 
     def test_other_families_cut_texts_otherwise(self, folder):
-        with pytest.warns(UserWarning, match=r"vocab\.json is not read"):
-            assert load(folder, 50257, "qwen2") is None
+        with pytest.warns(UserWarning, match=r"vocab\.json is not read .* kind 'starcoder2'"):
+            assert load(folder, 50257, "starcoder2") is None
+        # "123" is one piece to GPT-2, three to Qwen 2.
+        assert len(load(folder, 50257, "gpt2").encode("123")) == 1
+        assert len(load(folder, 50257, "qwen2").encode("123")) == 3
+
+    def test_bart_and_opt(self, folder):
+        hello = [15496, 995]
+        write_config(folder, bos_token="!", eos_token='"', tokenizer_class="BartTokenizer")
+        assert load(folder, 50257, "llama").encode("Hello world") == [0, *hello, 1]
+        write_config(folder, bos_token="!", add_bos_token=True)
+        assert load(folder, 50257, "opt").encode("Hello world") == [0, *hello]
 
 
 def test_no_tokenizer(tmp_path):
     assert load(tmp_path) is None
-    (tmp_path / "tokenizer.model").write_bytes(b"\n")
-    with pytest.warns(UserWarning, match=r"tokenizer\.model is not read"):
+    (tmp_path / "tekken.json").write_bytes(b"{}")
+    with pytest.warns(UserWarning, match=r"tekken\.json is not read"):
         assert load(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"])
+def test_damaged_sentencepiece_models(tmp_path, name):
+    (tmp_path / name).write_bytes(b"IQ== 0\nIg== 1\n")  # tiktoken's form, which some call so too
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +181,16 @@ def test_a_merge_of_tokens_that_are_none(folder):
         {"added_tokens_decoder": {"x": {"content": "a"}}},
         {"added_tokens_decoder": {"9": "a"}},
         {"added_tokens_decoder": {"9": {"content": 3}}},
+        {"extra_special_tokens": "<a>"},
+        {"extra_special_tokens": [3]},
+        {"chat_template": 3},
+        {"chat_template": [{"name": "default", "template": 3}]},
     ],
 )
 def test_damaged_config(folder, values):
     write_config(folder, **values)
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json: added_tokens_decoder"):
+    (key,) = values
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {key}"):
         load(folder)
     (folder / "tokenizer_config.json").write_text("[1]")
     with pytest.raises(ValueError, match="expected a JSON object"):

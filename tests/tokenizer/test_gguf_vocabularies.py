@@ -7,12 +7,12 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer.vocabularies import bpe_metadata, spm_encode
+from tokenizer.vocabularies import bpe_metadata, raw_bpe_metadata, spm_encode
 from tokenizers import pre_tokenizers
 
 from softprompt.formats import open_gguf
 from softprompt.tokenizer import added_specials, gguf_tokenizer
-from softprompt.tokenizer.pretokenizers import PRE_TOKENIZERS
+from softprompt.tokenizer.pretokenizers import PRE_TOKENIZERS, build_pre_tokenizer
 
 TEXTS = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from(" \n\t09½²abcI'’.漢ä")),
@@ -100,7 +100,9 @@ def test_gpt_neox_gives_the_text_back(shared_dir):
 
 @pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
 def test_every_pre_tokenizer_cuts_without_loss(name):
-    tokenizer = gguf_tokenizer(bpe_metadata(pre=name), "x.gguf")
+    is_byte_level = PRE_TOKENIZERS[name].is_byte_level
+    metadata = bpe_metadata(pre=name) if is_byte_level else raw_bpe_metadata(model="gpt2", pre=name)
+    tokenizer = gguf_tokenizer(metadata, "x.gguf")
     text = "  Hello hello 123456,\r\n\n don't I'LL naïve 漢字かな½ 🤗 ...!!\tÀÉ  "
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
     assert added_specials(tokenizer)[0] == PRE_TOKENIZERS[name].adds_bos
@@ -120,12 +122,43 @@ def test_every_pre_tokenizer_cuts_without_loss(name):
         ("gpt-4o", "hello12312", ["hello", "123", "12"]),
         ("tekken", "hello12", ["hello", "1", "2"]),
         ("bloom", "hello,hello", ["hello", ",", "hello"]),
+        ("superbpe", "1123", ["1", "123"]),
+        ("tiny_aya", "1123", ["1", "123"]),
+        ("afmoe", "1123", ["1", "123"]),
+        ("minicpm5", "1231", ["123", "1"]),
+        ("spark2_5", "123", ["1", "2", "3"]),
+        ("chameleon", " hello", ["Ġhello"]),
+        ("exaone-moe", "hello hello", ["hello", "Ġhello"]),
+        ("kimi-k2", "1231", ["123", "1"]),
     ],
 )
 def test_cuts(name, text, pieces):
     tokenizer = gguf_tokenizer(bpe_metadata(pre=name), "x.gguf")
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert [tokenizer.id_to_token(i) for i in ids] == pieces
+
+
+def test_cuts_of_kimi_and_jais():
+    def pieces(name, text):
+        cut = build_pre_tokenizer(PRE_TOKENIZERS[name]).pre_tokenize_str(text)
+        return [text[begin:end] for _, (begin, end) in cut]
+
+    # Han stands alone, also within what is one word to the others.
+    assert pieces("kimi-k2", "abc漢字かな") == ["abc", "漢字", "かな"]
+    assert pieces("gpt-4o", "abc漢字かな") == ["abc漢字かな"]
+    # Spaces before a word come in powers of two.
+    assert pieces("jais-2", "a" + " " * 7 + "b") == ["a", " " * 4, " " * 2, " b"]
+    assert pieces("llama-bpe", "a" + " " * 7 + "b") == ["a", " " * 6, " b"]
+
+
+def test_tokens_spelled_as_they_are():
+    tokenizer = gguf_tokenizer(raw_bpe_metadata(), "x.gguf")
+    hello, space_hello, lines = (
+        tokenizer.backend.token_to_id(t) for t in ("hello", "▁hello", "\n\n")
+    )
+    assert tokenizer.encode("hello hello\n\nhello") == [2, hello, space_hello, lines, hello]
+    assert tokenizer.encode("é", add_special_tokens=False) == [3 + 0xC3, 3 + 0xA9]
+    assert tokenizer.decode(tokenizer.encode("hello é\n\n hello")) == "hello é\n\n hello"
 
 
 def test_special_and_user_defined_tokens_in_a_text():
@@ -172,7 +205,7 @@ TOKENS = bpe_metadata()["tokenizer.ggml.tokens"]
     [
         ({"pre": "hieroglyphs"}, "tokenizer.ggml.pre is 'hieroglyphs', expected one of .*smollm"),
         ({"pre": 7}, "tokenizer.ggml.pre is 7"),
-        ({"model": "t5"}, "tokenizer.ggml.model is 't5'"),
+        ({"model": "rwkv"}, "tokenizer.ggml.model is 'rwkv'"),
         ({"model": ["gpt2"]}, "tokenizer.ggml.model"),
         ({"tokens": None}, "tokenizer.ggml.tokens is NoneType"),
         ({"tokens": "abc"}, "tokenizer.ggml.tokens is str"),

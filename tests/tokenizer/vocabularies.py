@@ -34,6 +34,23 @@ def bpe_metadata(**changes) -> dict:
     return {key: value for key, value in metadata.items() if value is not None}
 
 
+def raw_bpe_metadata(**changes) -> dict:
+    """BPE over characters as they are, with U+2581 for a space and the 256 bytes (Gemma 4)."""
+    merges = ["h e", "l l", "he ll", "hell o", "\u2581 hello", "\n \n"]
+    tokens = ["<pad>", "<eos>", "<bos>", *(f"<0x{i:02X}>" for i in range(256)), *"helo\u2581\n"]
+    tokens += [merge.replace(" ", "") for merge in merges]
+    types = np.array([3] * 3 + [6] * 256 + [1] * (len(tokens) - 259), dtype=np.int32)
+    metadata = {
+        "tokenizer.ggml.model": "gemma4",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    return metadata | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+
+
 def spm_encode(text: str, tokens: list[str], scores: np.ndarray) -> list[int]:
     """Merge the adjacent pair of the best score, leftmost first, until none is a token."""
     ids = {token: i for i, token in enumerate(tokens)}
