@@ -12,6 +12,7 @@ from softprompt._version import __version__
 
 _PUBLIC = {
     "Model": "softprompt.model.model",
+    "Prefix": "softprompt.prompt",
     "PromptModelMismatchWarning": "softprompt.prompt",
     "SoftPrompt": "softprompt.prompt",
     "SoftPromptClassifier": "softprompt.estimators",

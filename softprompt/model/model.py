@@ -12,6 +12,7 @@ from softprompt.model.forest import Forest, pack
 from softprompt.model.sequences import PromptTable, check_ids, check_weights, is_several
 from softprompt.model.threads import check_num_threads
 from softprompt.model.workers import Workers
+from softprompt.prompt import Prefix
 
 __all__ = ["Model"]
 
@@ -595,6 +596,31 @@ class Model:
             result[i] = logits[back[at : at + count]]
             at += count
         return result
+
+    def prefix(self, prompt: object) -> Prefix:
+        """Keys and values that a prompt leaves in every layer: all that a text reads of it.
+
+        Parameters
+        ----------
+        prompt : SoftPrompt or array of shape (num_virtual_tokens, hidden_size)
+            One whose position is "after_bos" gives the keys and values of the beginning-of-text
+            token and of the prompt; the text then follows without that token.
+
+        Returns
+        -------
+        Prefix
+            Of the positions 0, 1, ...: texts have to start at the position behind them, as they do
+            in transformers and PEFT.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A prompt that is not of the model's width, is longer than its context, or stands after a
+            token that the model does not have.
+        """
+        from softprompt.model.key_values import compute_prefix
+
+        return compute_prefix(self, prompt)
 
     def generate(self, inputs: Sequence, prompt: object = None, **options: Any) -> list:
         """Continue texts. See `softprompt.model.generation.generate` for all options.

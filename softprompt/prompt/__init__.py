@@ -2,10 +2,12 @@
 
 from .mismatch import PromptModelMismatchWarning
 from .neighbors import NeighborTable, neighbors
+from .prefix import Prefix
 from .soft_prompt import SoftPrompt, validate_prompt_array
 
 __all__ = [
     "NeighborTable",
+    "Prefix",
     "PromptModelMismatchWarning",
     "SoftPrompt",
     "neighbors",
