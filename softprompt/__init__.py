@@ -23,6 +23,7 @@ _PUBLIC = {
     "optim": "softprompt.optim",
     "plot_record": "softprompt.tuner.record",
     "read_record": "softprompt.tuner.record",
+    "similarity": "softprompt.prompt",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -103,7 +103,7 @@ def load_adapter(folder: Path, cls: type[SoftPrompt]) -> PromptFile:
     OSError, ValueError
         See `SoftPrompt.load`.
     """
-    return load_folder(folder, lambda place: _read_folder(place, cls))
+    return load_folder(folder, lambda place: _read_folder(place, cls), stacklevel=6)
 
 
 def is_record(value: object) -> bool:

@@ -160,13 +160,14 @@ class Prefix:
         return save_prefix(self, folder, peft_type)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike[str]) -> Prefix:
+    def load(cls, path: str | os.PathLike[str]) -> Prefix:
         """Load a saved prefix, or PEFT's PREFIX_TUNING (also with a projection) or CARTRIDGE.
 
         Parameters
         ----------
-        folder : str or os.PathLike
-            An adapter's folder, with `adapter_model.safetensors` or `adapter_model.bin`.
+        path : str or os.PathLike
+            An adapter's folder, with `adapter_model.safetensors` or `adapter_model.bin`; or a
+            safetensors file of `past_key_values.<layer>.key` and `.value`.
 
         Returns
         -------
@@ -181,7 +182,7 @@ class Prefix:
         """
         from .prefix_files import load_prefix
 
-        return load_prefix(folder, cls)
+        return load_prefix(path, cls)
 
     def __len__(self) -> int:
         return self.num_virtual_tokens

@@ -18,6 +18,7 @@ from ..formats.safetensors import open_safetensors, write_safetensors
 from ..formats.torch_file import open_torch
 from .adapter_files import TENSOR_NAME, TORCH_FILE_NAME, is_positive, is_record, only_prompt
 from .model_card import prefix_card
+from .past_key_values import is_past_key_values, read_past_key_values
 from .peft_config import CONFIG_MAX_BYTES, PREFIX_TYPES, prefix_config, read_prefix_config
 from .staged_folder import (
     CONFIG_NAME,
@@ -59,12 +60,17 @@ def save_prefix(prefix: Prefix, folder: str | os.PathLike[str], peft_type: str) 
 
 def load_prefix(folder: str | os.PathLike[str], cls: type[Prefix]) -> Prefix:
     """Read a prefix's folder, or one made by PEFT; see `Prefix.load`."""
-    return load_folder(Path(folder), lambda place: _read_folder(place, cls))
+    folder = Path(folder)
+    if folder.is_file():
+        return read_past_key_values(folder, cls)
+    return load_folder(folder, lambda place: _read_folder(place, cls), stacklevel=4)
 
 
-def is_prefix(folder: Path) -> bool:
-    """Return whether a folder's adapter is a prefix, by its configuration."""
-    path = folder / CONFIG_NAME
+def is_prefix(path: Path) -> bool:
+    """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names."""
+    if path.suffix == ".safetensors" and path.is_file():
+        return is_past_key_values(open_safetensors(path))
+    path = path / CONFIG_NAME
     if not path.is_file():
         return False
     config = load_json(path, max_bytes=CONFIG_MAX_BYTES)

@@ -129,6 +129,49 @@ class SoftPrompt:
 
         return save_adapter(self, folder)
 
+    def export(
+        self, path: str | os.PathLike[str], to: str = "npy", *, model: object = None
+    ) -> Path:
+        """Write the prompt as another system reads it.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file or folder to write; folders above it are created. Writing is atomic.
+        to : str
+            "peft": the folder of `save`. "npy": NumPy's file, as T5X reads it. "prompt_embeds": a
+            safetensors file with one tensor of that name, as vLLM's requests call it.
+            "prefix", "cartridge": the prompt's keys and values as a folder of PEFT's PREFIX_TUNING
+            or CARTRIDGE. "past_key_values": the same as a safetensors file, two tensors a layer.
+        model : softprompt.Model, optional
+            Needed for the last three, which hold for this model alone. The weights and the sizes
+            are compared as `check_model` does.
+
+        Returns
+        -------
+        pathlib.Path
+            What was written.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was there stays.
+        TypeError
+            If a model is needed and there is none.
+        ValueError
+            If `to` is unknown, or the prompt does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If the file cannot say that the prompt stands after the beginning-of-text token.
+        PromptModelMismatchWarning
+            If the model is another one than the prompt's.
+        """
+        from .export import export_prompt
+
+        return export_prompt(self, path, to, model)
+
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SoftPrompt:
         """Load a prompt from the files that this package, PEFT or another system wrote.

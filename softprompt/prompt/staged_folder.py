@@ -121,7 +121,9 @@ def save_folder(
     return folder
 
 
-def load_folder(folder: Path, read: Callable[[Path], tuple[Found, Path | None]]) -> Found:
+def load_folder(
+    folder: Path, read: Callable[[Path], tuple[Found, Path | None]], *, stacklevel: int
+) -> Found:
     """Read a folder as it was at one moment.
 
     Parameters
@@ -129,6 +131,8 @@ def load_folder(folder: Path, read: Callable[[Path], tuple[Found, Path | None]])
     folder : pathlib.Path
     read : callable
         Returns what the folder holds, and the tensor file's path if that is a staged one.
+    stacklevel : int
+        Frames between the warning and the caller to blame.
 
     Returns
     -------
@@ -156,7 +160,7 @@ def load_folder(folder: Path, read: Callable[[Path], tuple[Found, Path | None]])
             failures = 0
         elif failure is None:
             if staged is not None:
-                _warn_of_interrupted_save(folder, staged)
+                _warn_of_interrupted_save(folder, staged, stacklevel + 1)
             return found
         else:
             # A save under way may rename each staged file just before it is opened.
@@ -282,14 +286,14 @@ def _remove_leftovers(folder: Path) -> None:
                 os.unlink(folder / entry)
 
 
-def _warn_of_interrupted_save(folder: Path, staged: Path) -> None:
+def _warn_of_interrupted_save(folder: Path, staged: Path, stacklevel: int) -> None:
     with _folder_lock(folder, wait=False) as locked:
         # Otherwise a save is under way, or has finished meanwhile.
         if locked and staged.exists():
             warnings.warn(
                 f"{folder}: the last save was interrupted. The prompt loaded is complete, but "
                 "other programs still find the one before; save it again",
-                stacklevel=6,
+                stacklevel=stacklevel,
             )
 
 

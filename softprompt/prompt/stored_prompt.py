@@ -92,7 +92,33 @@ def prompt_values(stored: StoredTensor) -> np.ndarray:
     ValueError
         If one is NaN, infinite or too large for float32.
     """
+    where = f"{stored.source}: tensor {stored.name!r}"
+    return validate_prompt_array(stored_values(stored), where=where)
+
+
+def stored_values(stored: StoredTensor) -> np.ndarray:
+    """Return a floating tensor's numbers, unchecked.
+
+    Parameters
+    ----------
+    stored : StoredTensor
+
+    Returns
+    -------
+    numpy.ndarray
+        float16, float32 or float64, of the tensor's shape; bfloat16 as float32.
+
+    Raises
+    ------
+    ValueError
+        If it is not floating.
+    """
+    if stored.dtype not in _NUMPY_TYPES:
+        raise ValueError(
+            f"{stored.source}: tensor {stored.name!r}: dtype {stored.dtype}, expected one of "
+            f"{', '.join(_NUMPY_TYPES)}"
+        )
     values = stored.data.view(_NUMPY_TYPES[stored.dtype]).reshape(stored.shape)
     if stored.dtype == "BF16":  # The upper half of a float32.
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    return validate_prompt_array(values, where=f"{stored.source}: tensor {stored.name!r}")
+    return values
