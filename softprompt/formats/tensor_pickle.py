@@ -18,7 +18,8 @@ from typing import BinaryIO
 MAX_PICKLE_BYTES = 4 * 1024 * 1024
 """Longest pickle read. The state of a model of a thousand tensors takes a few hundred kilobytes."""
 
-MAX_OPCODES = 1_000_000
+MAX_OPCODES = 200_000
+"""Most opcodes read. A tensor takes about 35."""
 _MAX_RANK = 64
 
 STORAGE_DTYPES = {
