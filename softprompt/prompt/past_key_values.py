@@ -74,7 +74,7 @@ def read_past_key_values(path: str | os.PathLike[str], cls: type[Prefix]) -> Pre
         )
     both: dict[str, list[np.ndarray]] = {"key": [], "value": []}
     for kind, arrays in both.items():
-        for layer in range(len(file) // 2):
+        for layer in range((len(file) + 1) // 2):
             name = f"past_key_values.{layer}.{kind}"
             if name not in file:
                 raise ValueError(f"{file.path}: no tensor {name!r} among {len(file)} tensors")

@@ -58,7 +58,7 @@ class SimilarityTable:
         columns = [str(i + 1) for i in range(len(names))]
         lines = [_TITLES[self.metric], " " * width + "".join(f"{c:>8}" for c in columns)]
         for i, (name, row) in enumerate(zip(names, self.values, strict=True)):
-            lines.append(f"{i + 1} {name}".ljust(width) + "".join(f"{v:8.3f}" for v in row))
+            lines.append(f"{i + 1} {name}".ljust(width) + "".join(f"{_shown(v):>8}" for v in row))
         return "\n".join(lines)
 
     __repr__ = __str__
@@ -67,7 +67,7 @@ class SimilarityTable:
         head = "".join(f"<th>{html.escape(_short(name))}</th>" for name in self.names)
         body = "".join(
             f"<tr><th>{html.escape(_short(name))}</th>"
-            + "".join(f"<td>{value:.3f}</td>" for value in row)
+            + "".join(f"<td>{_shown(value)}</td>" for value in row)
             + "</tr>"
             for name, row in zip(self.names, self.values, strict=True)
         )
@@ -80,3 +80,7 @@ class SimilarityTable:
 def _short(name: str) -> str:
     # The end of a path says more than its beginning.
     return name if len(name) <= _MAX_NAME else "..." + name[3 - _MAX_NAME :]
+
+
+def _shown(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # no -0.000
