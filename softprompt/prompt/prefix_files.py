@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..formats.bounded_json import load_json
+from ..formats.mapped_file import open_regular
 from ..formats.safetensors import open_safetensors, write_safetensors
 from ..formats.torch_file import open_torch
 from .adapter_files import TENSOR_NAME, TORCH_FILE_NAME, is_positive, is_record, only_prompt
@@ -68,8 +69,12 @@ def load_prefix(folder: str | os.PathLike[str], cls: type[Prefix]) -> Prefix:
 
 def is_prefix(path: Path) -> bool:
     """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names."""
-    if path.suffix == ".safetensors" and path.is_file():
-        return is_past_key_values(open_safetensors(path))
+    if path.is_file():
+        fd, _ = open_regular(path)
+        with os.fdopen(fd, "rb") as file:
+            start = file.read(9)
+        # a safetensors file: the header's length, then the header
+        return start[8:] == b"{" and is_past_key_values(open_safetensors(path))
     path = path / CONFIG_NAME
     if not path.is_file():
         return False
