@@ -12,6 +12,8 @@ MAX_VIRTUAL_TOKENS = 1_000_000
 _KEYS_OF_PEFT = "0.18.0"
 _KEYS_OF_CARTRIDGE = "0.19.0"
 _PEFT_TYPE = "PROMPT_TUNING"
+# P-tuning's encoder runs before PEFT saves: what is in the file is a prompt like any other.
+_READ_TYPES = (_PEFT_TYPE, "P_TUNING")
 PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 _SEQ2SEQ = "SEQ_2_SEQ_LM"
 _TASK_TYPES = ("CAUSAL_LM", _SEQ2SEQ, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
@@ -220,15 +222,17 @@ def read_peft_config(config: object, where: str) -> PeftFacts:
     Raises
     ------
     ValueError
-        If it is of another kind than prompt tuning, or a count is missing, no integer or out of
-        range.
+        If it is of another kind than prompt tuning or P-tuning, or a count is missing, no integer
+        or out of range.
     """
     if not isinstance(config, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(config).__name__}")
     kind = config.get("peft_type")
-    if kind != _PEFT_TYPE:
+    if kind not in _READ_TYPES:
         hint = " (softprompt.Prefix.load reads it)" if kind in PREFIX_TYPES else ""
-        raise ValueError(f"{where}: peft_type {_short(kind)}, expected '{_PEFT_TYPE}'{hint}")
+        raise ValueError(
+            f"{where}: peft_type {_short(kind)}, expected '{_PEFT_TYPE}' or 'P_TUNING'{hint}"
+        )
     tokens = _count(config, "num_virtual_tokens", where, MAX_VIRTUAL_TOKENS)
     if tokens is None:
         raise ValueError(f"{where}: num_virtual_tokens is missing, expected an integer from 1")

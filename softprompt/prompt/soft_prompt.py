@@ -179,8 +179,8 @@ class SoftPrompt:
         Parameters
         ----------
         path : str or os.PathLike
-            A folder: of `save`, or of PEFT's prompt tuning (`adapter_model.safetensors` or
-            `adapter_model.bin`), T5X, ruPrompts, adapters or TGIS. Or a file: one of such a
+            A folder: of `save`, or of PEFT's prompt tuning or P-tuning (`adapter_model.safetensors`
+            or `adapter_model.bin`), T5X, ruPrompts, adapters or TGIS. Or a file: one of such a
             folder's, `.npy`, `.npz`, safetensors, or torch's (`.bin`, `.pt`, OpenPrompt's `.ckpt`),
             with one tensor alone or one named `prompt_embeddings`, `prompt_embeds`, `soft_embeds`
             or `prompt_embedding.weight`. Nothing is ever unpickled: see

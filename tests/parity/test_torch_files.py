@@ -7,8 +7,16 @@ import pytest
 
 pytest.importorskip("torch", reason="parity needs torch, transformers 5 and peft 0.21")
 
+import peft
 import torch
-from parity.test_peft_files import _offline, gpt2, rows_of, t5, with_adapter  # noqa: F401
+from parity.test_peft_files import (
+    _offline,  # noqa: F401
+    gpt2,
+    load_with_peft,
+    rows_of,
+    t5,
+    with_adapter,
+)
 
 from softprompt.formats.torch_file import open_torch
 from softprompt.prompt import SoftPrompt
@@ -85,6 +93,27 @@ def test_a_bin_of_peft(tmp_path, dtype):
     expected = tuned.prompt_encoder["default"].embedding.weight.detach().float().numpy()
     np.testing.assert_array_equal(prompt.embeddings, expected)
     assert prompt == SoftPrompt.load(tmp_path / "safe")
+
+
+@pytest.mark.parametrize("kind", ["MLP", "LSTM"])
+def test_p_tuning_saves_a_prompt(tmp_path, kind):
+    """PEFT saves what its encoder makes of the parameters, and reads it as a prompt."""
+    config = peft.PromptEncoderConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=5,
+        encoder_hidden_size=6,
+        encoder_reparameterization_type=kind,
+    )
+    tuned = peft.get_peft_model(gpt2(), config).eval()
+    tuned.save_pretrained(tmp_path)
+    with torch.no_grad():
+        rows = tuned.get_prompt(batch_size=1)[0].numpy()
+    np.testing.assert_allclose(SoftPrompt.load(tmp_path).embeddings, rows, rtol=1e-6)
+    SoftPrompt.load(tmp_path).save(tmp_path / "ours")  # as prompt tuning, which it is from now on
+    ids = torch.tensor([[1, 2, 3]])
+    again = load_with_peft(tuned.get_base_model(), tmp_path / "ours").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, tuned(input_ids=ids).logits)
 
 
 def test_a_bin_for_an_encoder(tmp_path):

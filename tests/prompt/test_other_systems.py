@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from formats.hostile import ALLOWED, bounded_memory, mutations
 from golden import cases
 from safetensors.numpy import save_file
 
@@ -214,6 +215,29 @@ def test_the_rows_of_an_encoder_in_a_bin(tmp_path):
     )
     with pytest.raises(ValueError, match="expected 4 rows"):
         SoftPrompt.load(folder / "adapter_model.bin")
+
+
+FILES = sorted(p for p in GOLDEN.rglob("*") if p.is_file() and p.suffix != ".py")
+
+
+@pytest.mark.parametrize("source", FILES, ids=lambda path: str(path.relative_to(GOLDEN)))
+def test_mutations_of_every_file(tmp_path, source):
+    """A prompt, or an error that names the place: nothing else, and no memory beyond the file's."""
+    folder = tmp_path / "p"
+    if source.parent == GOLDEN:
+        folder.mkdir()
+    else:
+        shutil.copytree(source.parent, folder)
+    data = source.read_bytes()
+    for changed in mutations(data, 20, head=len(data)):
+        (folder / source.name).write_bytes(changed)
+        message = None
+        with bounded_memory(2**25):
+            try:
+                describe(folder / source.name if source.parent == GOLDEN else folder)
+            except ALLOWED as err:
+                message = str(err)
+        assert message is None or str(folder) in message
 
 
 def test_descriptions():

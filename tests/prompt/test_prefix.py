@@ -311,6 +311,15 @@ def test_killed_before_every_call(tmp_path, earlier):
 
 
 @needs_fork
+def test_an_interrupted_save_is_a_warning(tmp_path):
+    a_prefix(seed=1).save(tmp_path)
+    assert run_until(tmp_path, a_prefix(), stop_at("replace", 5))
+    with pytest.warns(UserWarning, match="the last save was interrupted") as caught:
+        assert equal(Prefix.load(tmp_path), a_prefix())
+    assert caught[0].filename == __file__
+
+
+@needs_fork
 def test_a_prefix_saved_over_a_prompt(tmp_path):
     """One folder, two kinds: whatever kills the save, it holds one of them whole."""
     prompt, prefix = SoftPrompt(np.ones((3, 4))), a_prefix()
