@@ -180,6 +180,16 @@ sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_
                             const int32_t *starts, const int32_t *symbols, int32_t num_virtual,
                             const float *prompt, int32_t num_rows, const int32_t *rows,
                             const sp_options *options, float *logits, sp_error *error);
+/* What a segment's rows left for those after them: keys as they are compared, rotated where the
+ * model rotates them. Layer l's keys [num_rows, kv_width] stand at keys + l * layer_stride, its
+ * values likewise. Borrowed, until the segment grows or is released. */
+typedef struct {
+    int32_t num_layers, num_rows, kv_width;
+    size_t layer_stride;
+    const float *keys, *values;
+} sp_key_values;
+sp_status sp_segment_key_values(const sp_context *context, int32_t segment,
+                                sp_key_values *key_values, sp_error *error);
 /* Releases a segment; its children have to be released before it. */
 sp_status sp_segment_release(sp_context *context, int32_t segment, sp_error *error);
 /* Bytes held by resident segments and by the workspace. */

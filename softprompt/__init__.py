@@ -12,6 +12,7 @@ from softprompt._version import __version__
 
 _PUBLIC = {
     "Model": "softprompt.model.model",
+    "Prefix": "softprompt.prompt",
     "PromptModelMismatchWarning": "softprompt.prompt",
     "SoftPrompt": "softprompt.prompt",
     "SoftPromptClassifier": "softprompt.estimators",
@@ -22,6 +23,7 @@ _PUBLIC = {
     "optim": "softprompt.optim",
     "plot_record": "softprompt.tuner.record",
     "read_record": "softprompt.tuner.record",
+    "similarity": "softprompt.prompt",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -111,6 +111,23 @@ sp_segment_release(sp_context *context, int32_t segment, sp_error *error)
     return SP_OK;
 }
 
+sp_status
+sp_segment_key_values(const sp_context *context, int32_t segment, sp_key_values *key_values,
+                      sp_error *error)
+{
+    SP_TRY(find(context, segment, "segment", error));
+    const sp_segment *stored = &context->segments[segment];
+    *key_values = (sp_key_values){
+        .num_layers = context->model->spec.num_layers,
+        .num_rows = stored->length,
+        .kv_width = context->model->kv_width,
+        .layer_stride = stored->stride,
+        .keys = stored->k,
+        .values = stored->v,
+    };
+    return SP_OK;
+}
+
 /* The parent of the part `p` has rows, or gets them by an earlier part: it could not get any later
  * without moving this one. */
 static int

@@ -416,6 +416,50 @@ context_segment_extend(py_context *self, PyObject *args)
     return finish_logits(logits, status, &error);
 }
 
+/* A new array [num_layers, num_rows, kv_width] of a segment's keys, or of its values. */
+static PyObject *
+copy_layers(const sp_key_values *stored, const float *first)
+{
+    npy_intp shape[3] = {stored->num_layers, stored->num_rows, stored->kv_width};
+    PyObject *copy = PyArray_SimpleNew(3, shape, NPY_FLOAT32);
+    if (copy == NULL) {
+        return NULL;
+    }
+    float *data = PyArray_DATA((PyArrayObject *)copy);
+    size_t floats = (size_t)stored->num_rows * (size_t)stored->kv_width;
+    for (size_t l = 0; l < (size_t)stored->num_layers; l++) {
+        memcpy(data + l * floats, first + l * stored->layer_stride, floats * sizeof *data);
+    }
+    return copy;
+}
+
+static PyObject *
+context_segment_key_values(py_context *self, PyObject *args)
+{
+    int segment;
+    if (!PyArg_ParseTuple(args, "i:segment_key_values", &segment)) {
+        return NULL;
+    }
+    sp_key_values stored;
+    sp_error error;
+    PyObject *keys = NULL, *values = NULL;
+    lock_context(self);
+    sp_status status = sp_segment_key_values(self->context, segment, &stored, &error);
+    if (status == SP_OK) {
+        keys = copy_layers(&stored, stored.keys);
+        values = keys == NULL ? NULL : copy_layers(&stored, stored.values);
+    }
+    PyThread_release_lock(self->lock);
+    if (status != SP_OK) {
+        return sp_py_raise(&error);
+    }
+    if (values == NULL) {
+        Py_XDECREF(keys);
+        return NULL;
+    }
+    return Py_BuildValue("NN", keys, values);
+}
+
 static PyObject *
 context_bytes(py_context *self, void *closure)
 {
@@ -499,6 +543,10 @@ static PyMethodDef context_methods[] = {
     {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
      "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
      "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},
+    {"segment_key_values", (PyCFunction)context_segment_key_values, METH_VARARGS,
+     "segment_key_values($self, segment, /)\n--\n\n"
+     "Keys (rotated) and values of a resident segment's rows, each float32\n"
+     "[num_layers, num_rows, kv_width]."},
     {"segment_release", (PyCFunction)context_segment_release, METH_VARARGS,
      "segment_release($self, segment, /)\n--\n\nGives a resident segment's memory back."},
     {NULL, NULL, 0, NULL},

@@ -1,4 +1,4 @@
-"""The command ``softprompt``: train, evaluate, predict, generate, neighbors, info, demo.
+"""The command ``softprompt``: train, evaluate, predict, generate and what looks at prompts.
 
 Results go to stdout, with ``--json`` as one JSON object and nothing else; progress, warnings and
 errors go to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.

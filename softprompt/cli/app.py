@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from softprompt._version import __version__
+from softprompt.cli.convert import convert
 from softprompt.cli.demo import demo
 from softprompt.cli.evaluate import evaluate, predict
 from softprompt.cli.generate import generate
 from softprompt.cli.info import info
 from softprompt.cli.neighbors import neighbors
 from softprompt.cli.running import guarded
+from softprompt.cli.similarity import similarity
 from softprompt.cli.train import train
 
 app = typer.Typer(
@@ -34,5 +36,7 @@ def _root(
         raise typer.Exit
 
 
-for _command in (train, evaluate, predict, generate, neighbors, info, demo):
+for _command in (
+    train, evaluate, predict, generate, neighbors, similarity, info, convert, demo,
+):  # fmt: skip
     app.command()(guarded(_command))

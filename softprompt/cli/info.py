@@ -15,7 +15,8 @@ from softprompt.cli.running import report
 
 def info(
     target: Annotated[
-        str | None, typer.Argument(help="Folder of a saved prompt; or a model's name or path.")
+        str | None,
+        typer.Argument(help="Any prompt's file or folder; or a model's name or path."),
     ] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -42,31 +43,18 @@ def info(
 
 
 def _about(target: str) -> tuple[str, dict[str, Any]]:
-    if is_prompt_folder(Path(target)):
-        return "prompt", _about_prompt(target)
+    from softprompt.prompt import is_prompt
+
+    if is_prompt(target):
+        return "prompt", _about_prompt(Path(target))
     return "model", _about_model(target)
 
 
-def is_prompt_folder(path: Path) -> bool:
-    """Return whether a path is a folder with a prompt's files."""
-    return any((path / name).is_file() for name in ("softprompt.json", "adapter_config.json"))
+def _about_prompt(path: Path) -> dict[str, Any]:
+    from softprompt.prompt import describe
 
-
-def _about_prompt(folder: str) -> dict[str, Any]:
-    from softprompt.prompt import SoftPrompt
-
-    prompt = SoftPrompt.load(folder)
-    files = file_sizes(Path(folder))
-    return {
-        "num_virtual_tokens": prompt.num_virtual_tokens,
-        "hidden_size": prompt.hidden_size,
-        "position": prompt.position,
-        "task": prompt.task,
-        "base_model": prompt.base_model,
-        "training": prompt.training,
-        "files": files,
-        "bytes": sum(files.values()),
-    }
+    files = file_sizes(path)
+    return {**describe(path), "files": files, "bytes": sum(files.values())}
 
 
 def _about_model(name: str) -> dict[str, Any]:
@@ -86,9 +74,10 @@ def _about_model(name: str) -> dict[str, Any]:
     }
 
 
-def file_sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of every file of a folder, by name."""
-    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+def file_sizes(path: Path) -> dict[str, int]:
+    """Return the bytes of a file, or of every file of a folder, by name."""
+    paths = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {path.name: path.stat().st_size for path in paths if path.is_file()}
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> str:

@@ -19,7 +19,7 @@ def load(name: str, threads: int | None = None) -> Any:
 
 
 def load_prompt(folder: Path) -> Any:
-    """Return the prompt saved in a folder."""
+    """Return the prompt saved in a file or folder."""
     from softprompt.prompt import SoftPrompt
 
     return SoftPrompt.load(folder)

@@ -20,6 +20,7 @@ from softprompt.estimators.splits import split_validation
 from softprompt.estimators.template import Template
 from softprompt.optim.validation import check_count, check_number
 from softprompt.prompt import SoftPrompt
+from softprompt.prompt.mismatch import model_facts
 from softprompt.tokenizer import ChatFrame, ChatTemplate
 from softprompt.tuner import TuneResult, make_start, preset, tune
 from softprompt.tuner.objectives import Objective, Validation
@@ -284,7 +285,6 @@ class SoftPromptEstimator(BaseEstimator):
             return
         self.n_iter_, self.best_iter_ = result.num_steps, result.step
         self.best_score_, self.history_ = result.score, result.history
-        config = self.model_.config
         self.prompt_ = SoftPrompt(
             result.prompt,
             position=self.prompt_position,
@@ -300,15 +300,7 @@ class SoftPromptEstimator(BaseEstimator):
                 "best_loss": result.loss,
                 "seconds": round(result.seconds, 1),
             },
-            base_model={
-                "name_or_path": str(config.name_or_path),
-                "family": config.family,
-                "hidden_size": config.hidden_size,
-                "vocab_size": config.vocab_size,
-                "num_layers": config.num_layers,
-                "num_attention_heads": config.num_attention_heads,
-                "fingerprint": self.model_.fingerprint,
-            },
+            base_model=model_facts(self.model_),
         )
 
     def _described_parameters(self) -> dict[str, Any]:

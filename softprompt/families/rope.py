@@ -16,6 +16,29 @@ from softprompt.families.fields import Fields
 SCALINGS = ("default", "linear", "llama3")
 
 
+def split_half_order(head_dim: int, rotary_dim: int) -> np.ndarray:
+    """Find the channels of an interleaved head in the order of split halves.
+
+    Parameters
+    ----------
+    head_dim : int
+        Channels of a head.
+    rotary_dim : int
+        How many of them, from the first, are rotated (even).
+
+    Returns
+    -------
+    ndarray of int, shape [head_dim]
+        Channel i of the first half stands at 2i, that of the second half at 2i + 1; channels that
+        are not rotated stay.
+    """
+    half = rotary_dim // 2
+    order = np.arange(head_dim)
+    order[:half] = 2 * np.arange(half)
+    order[half : 2 * half] = 2 * np.arange(half) + 1
+    return order
+
+
 @dataclass(frozen=True)
 class Rope:
     """Parameters of a rotary position embedding.

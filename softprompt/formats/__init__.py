@@ -1,4 +1,4 @@
-"""Bounded readers of safetensors, GGUF and JSON files, and atomic writing.
+"""Bounded readers of safetensors, GGUF, NumPy, torch and JSON files, and atomic writing.
 
 Everything here treats a file as hostile: a length, offset, count or shape is compared with the size
 of the file (or with a stated limit) before it is used, so that a bad file is a `ValueError` that

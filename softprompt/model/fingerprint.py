@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from softprompt.families import Spec
+from softprompt.families.rope import split_half_order
 
 __all__ = ["fingerprint"]
 
@@ -70,11 +71,6 @@ def _row_order(spec: Spec, name: str, rows: int) -> np.ndarray | None:
     """Return the stored row of every row in the order of split halves; None for the same order."""
     if not spec.rope_interleaved or name.split(".")[-2] not in ("q", "k"):
         return None
-    # Row j of the first half is stored at 2j, row j of the second at 2j + 1, head by head; rows
-    # that are not rotated stay.
-    half = spec.rotary_dim // 2
-    within = np.arange(spec.head_dim)
-    within[:half] = 2 * np.arange(half)
-    within[half : 2 * half] = 2 * np.arange(half) + 1
+    within = split_half_order(spec.head_dim, spec.rotary_dim)
     heads = np.arange(rows // spec.head_dim)[:, None] * spec.head_dim
     return (heads + within).reshape(-1)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from softprompt.model import generation, losses, ranking
+from softprompt.model import generation, key_values, losses, ranking
 from softprompt.model import logits as logits_
 from softprompt.model.frozen import FrozenModel
+from softprompt.prompt import Prefix
 
 __all__ = ["Model"]
 
@@ -157,6 +158,29 @@ class Model(FrozenModel):
             The prompt's own rows are not among them.
         """
         return logits_.logits(self, inputs, prompt)
+
+    def prefix(self, prompt: object) -> Prefix:
+        """Keys and values that a prompt leaves in every layer: all that a text reads of it.
+
+        Parameters
+        ----------
+        prompt : SoftPrompt or array of shape (num_virtual_tokens, hidden_size)
+            One whose position is "after_bos" gives the keys and values of the beginning-of-text
+            token and of the prompt; the text then follows without that token.
+
+        Returns
+        -------
+        Prefix
+            Of the positions 0, 1, ...: texts have to start at the position behind them, as they do
+            in transformers and PEFT.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A prompt that is not of the model's width, is longer than its context, or stands after a
+            token that the model does not have.
+        """
+        return key_values.compute_prefix(self, prompt)
 
     def generate(self, inputs: Sequence, prompt: object = None, **options: Any) -> list:
         """Continue texts. See `softprompt.model.generation.generate` for all options.

@@ -10,6 +10,28 @@ class PromptModelMismatchWarning(UserWarning):
     """A soft prompt is used with another model than it was trained for."""
 
 
+def model_facts(model: object) -> dict[str, object]:
+    """Describe a model as prompts record it.
+
+    Parameters
+    ----------
+    model : object
+        With `config` and `fingerprint`.
+
+    Returns
+    -------
+    dict
+        What `SoftPrompt.base_model` holds, for `check_prompt_model`.
+    """
+    config = model.config
+    names = ("family", "hidden_size", "vocab_size", "num_layers", "num_attention_heads")
+    return {
+        "name_or_path": str(config.name_or_path),
+        **{name: getattr(config, name) for name in names},
+        "fingerprint": model.fingerprint,
+    }
+
+
 def check_prompt_model(
     num_virtual_tokens: int,
     hidden_size: int,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .prefix import Prefix
     from .soft_prompt import SoftPrompt
 
 _MARK = (
@@ -33,6 +34,35 @@ def is_own_card(path: Path) -> bool:
             return _MARK.encode() in file.read(_MARK_WITHIN)
     except OSError:
         return False
+
+
+def prefix_card(prefix: Prefix) -> bytes:
+    """Describe a prefix in Markdown, as `model_card` describes a prompt.
+
+    Parameters
+    ----------
+    prefix : Prefix
+        The prefix.
+
+    Returns
+    -------
+    bytes
+        UTF-8.
+    """
+    name = (prefix.base_model or {}).get("name_or_path")
+    lines = ["---", "library_name: peft", "tags: [softprompt, prefix-tuning]", "---", _MARK, ""]
+    lines += ["# Prefix", "", f"- virtual tokens: {prefix.num_virtual_tokens}"]
+    lines += [f"- layers: {prefix.num_layers}"]
+    if isinstance(name, str):
+        lines += [f"- base model: {_code(name)}"]
+    lines += [
+        "",
+        "Keys and values that a soft prompt leaves in every layer of this one model, for systems",
+        "that know no soft prompts.",
+        "",
+        'PEFT loads it: `PeftModel.from_pretrained(base_model, "this folder")`.',
+    ]
+    return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
 
 def model_card(prompt: SoftPrompt) -> bytes:

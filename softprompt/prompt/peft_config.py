@@ -1,4 +1,4 @@
-"""PEFT's `adapter_config.json` for prompt tuning: written, and read with checks."""
+"""PEFT's `adapter_config.json` for prompts and prefixes: written, and read with checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ MAX_VIRTUAL_TOKENS = 1_000_000
 
 # The first version with this set of keys. Later ones fill in what they add.
 _KEYS_OF_PEFT = "0.18.0"
+_KEYS_OF_CARTRIDGE = "0.19.0"
 _PEFT_TYPE = "PROMPT_TUNING"
+# P-tuning's encoder runs before PEFT saves: what is in the file is a prompt like any other.
+_READ_TYPES = (_PEFT_TYPE, "P_TUNING")
+PREFIX_TYPES = ("PREFIX_TUNING", "CARTRIDGE")
 _SEQ2SEQ = "SEQ_2_SEQ_LM"
 _TASK_TYPES = ("CAUSAL_LM", _SEQ2SEQ, "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
@@ -72,6 +76,97 @@ def peft_config(
     }
 
 
+def prefix_config(
+    peft_type: str,
+    num_virtual_tokens: int,
+    num_layers: int,
+    num_kv_heads: int,
+    head_dim: int,
+    base_model: Mapping[str, object] | None,
+) -> dict[str, object]:
+    """Build the configuration that PEFT loads a prefix with.
+
+    Parameters
+    ----------
+    peft_type : {"PREFIX_TUNING", "CARTRIDGE"}
+        As what: the tensor is the same, CARTRIDGE (PEFT 0.19) trains keys and values directly.
+    num_virtual_tokens, num_layers, num_kv_heads, head_dim : int
+        Shape of the prefix.
+    base_model : mapping, optional
+        `name_or_path` and `revision` are recorded.
+
+    Returns
+    -------
+    dict
+        All fields of `PrefixTuningConfig` or `CartridgeConfig`, as after `save_pretrained`.
+    """
+    base_model = base_model or {}
+    name, revision = (base_model.get(key) for key in ("name_or_path", "revision"))
+    width = num_kv_heads * head_dim
+    config = {
+        "auto_mapping": None,
+        "base_model_name_or_path": name if isinstance(name, str) else None,
+        "inference_mode": True,
+        "modules_to_save": None,
+        # PEFT's words for the heads of keys and values, and for their width in all
+        "num_attention_heads": num_kv_heads,
+        "num_layers": num_layers,
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": num_virtual_tokens,
+        "peft_type": peft_type,
+        "peft_version": _KEYS_OF_CARTRIDGE if peft_type == "CARTRIDGE" else _KEYS_OF_PEFT,
+        "revision": revision if isinstance(revision, str) else None,
+        "task_type": "CAUSAL_LM",
+        "token_dim": width,
+    }
+    if peft_type == "CARTRIDGE":
+        return {**config, "num_frozen_tokens": 1}
+    return {**config, "encoder_hidden_size": width, "prefix_projection": False}
+
+
+def read_prefix_config(config: object, where: str) -> tuple[int, int, int, int]:
+    """Check a parsed `adapter_config.json` of a prefix.
+
+    Parameters
+    ----------
+    config : object
+        What the JSON gave.
+    where : str
+        The file, for messages.
+
+    Returns
+    -------
+    num_virtual_tokens, num_layers, num_kv_heads, head_dim : int
+
+    Raises
+    ------
+    ValueError
+        If it is of another kind, for an encoder and a decoder, or a count is missing, no integer or
+        out of range.
+    """
+    if not isinstance(config, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(config).__name__}")
+    kind = config.get("peft_type")
+    if kind not in PREFIX_TYPES:
+        raise ValueError(f"{where}: peft_type {_short(kind)}, expected {' or '.join(PREFIX_TYPES)}")
+    limits = {
+        "num_virtual_tokens": MAX_VIRTUAL_TOKENS,
+        "num_layers": 2**16,
+        "num_attention_heads": 2**16,
+        "token_dim": 2**31 - 1,
+    }
+    counts = {key: _count(config, key, where, limit) for key, limit in limits.items()}
+    for key, count in counts.items():
+        if count is None:
+            raise ValueError(f"{where}: {key} is missing, expected an integer from 1")
+    tokens, layers, heads, width = counts.values()
+    if width % heads:
+        raise ValueError(f"{where}: token_dim {width} is no multiple of {heads} heads")
+    if _count(config, "num_transformer_submodules", where, 2) == 2:
+        raise ValueError(f"{where}: a prefix for an encoder and a decoder, expected a decoder's")
+    return tokens, layers, heads, width // heads
+
+
 @dataclass(frozen=True)
 class PeftFacts:
     """What an `adapter_config.json` says about a prompt.
@@ -127,14 +222,17 @@ def read_peft_config(config: object, where: str) -> PeftFacts:
     Raises
     ------
     ValueError
-        If it is of another kind than prompt tuning, or a count is missing, no integer or out of
-        range.
+        If it is of another kind than prompt tuning or P-tuning, or a count is missing, no integer
+        or out of range.
     """
     if not isinstance(config, dict):
         raise ValueError(f"{where}: expected a JSON object, got {type(config).__name__}")
     kind = config.get("peft_type")
-    if kind != _PEFT_TYPE:
-        raise ValueError(f"{where}: peft_type {_short(kind)}, expected '{_PEFT_TYPE}'")
+    if kind not in _READ_TYPES:
+        hint = " (softprompt.Prefix.load reads it)" if kind in PREFIX_TYPES else ""
+        raise ValueError(
+            f"{where}: peft_type {_short(kind)}, expected '{_PEFT_TYPE}' or 'P_TUNING'{hint}"
+        )
     tokens = _count(config, "num_virtual_tokens", where, MAX_VIRTUAL_TOKENS)
     if tokens is None:
         raise ValueError(f"{where}: num_virtual_tokens is missing, expected an integer from 1")

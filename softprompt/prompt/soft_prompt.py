@@ -64,9 +64,9 @@ class SoftPrompt:
         values.flags.writeable = False
         self._embeddings = values
         self._position = position
-        self._task = _record(task, "task")
-        self._training = _record(training, "training")
-        self._base_model = _record(base_model, "base_model")
+        self._task = json_record(task, "task")
+        self._training = json_record(training, "training")
+        self._base_model = json_record(base_model, "base_model")
 
     @property
     def embeddings(self) -> np.ndarray:
@@ -107,7 +107,7 @@ class SoftPrompt:
         """Save as a PEFT adapter directory with a `softprompt.json` beside it.
 
         PEFT loads the folder unchanged. Saving is atomic: if it fails or is killed, `load` gives
-        the earlier prompt or this one, never a mixture; see `softprompt.prompt.adapter_files`.
+        the earlier prompt or this one, never a mixture; see `softprompt.prompt.staged_folder`.
 
         Parameters
         ----------
@@ -129,16 +129,63 @@ class SoftPrompt:
 
         return save_adapter(self, folder)
 
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SoftPrompt:
-        """Load a saved prompt, or a PEFT prompt-tuning adapter.
+    def export(
+        self, path: str | os.PathLike[str], to: str = "npy", *, model: object = None
+    ) -> Path:
+        """Write the prompt as another system reads it.
 
         Parameters
         ----------
         path : str or os.PathLike
-            A folder, one of its files, or a lone safetensors file with a tensor
-            `prompt_embeddings`. A folder without `softprompt.json`, as PEFT writes it, gives
-            position "start" and no records. Of an encoder-decoder adapter the encoder's rows are
+            The file or folder to write; folders above it are created. Writing is atomic.
+        to : str
+            "peft": the folder of `save`. "npy": NumPy's file, as T5X reads it. "prompt_embeds": a
+            safetensors file with one tensor of that name, as vLLM's requests call it.
+            "prefix", "cartridge": the prompt's keys and values as a folder of PEFT's PREFIX_TUNING
+            or CARTRIDGE. "past_key_values": the same as a safetensors file, two tensors a layer.
+        model : softprompt.Model, optional
+            Needed for the last three, which hold for this model alone. The weights and the sizes
+            are compared as `check_model` does.
+
+        Returns
+        -------
+        pathlib.Path
+            What was written.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was there stays.
+        TypeError
+            If a model is needed and there is none.
+        ValueError
+            If `to` is unknown, or the prompt does not fit the model.
+
+        Warns
+        -----
+        UserWarning
+            If the file cannot say that the prompt stands after the beginning-of-text token.
+        PromptModelMismatchWarning
+            If the model is another one than the prompt's.
+        """
+        from .export import export_prompt
+
+        return export_prompt(self, path, to, model)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SoftPrompt:
+        """Load a prompt from the files that this package, PEFT or another system wrote.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            A folder: of `save`, or of PEFT's prompt tuning or P-tuning (`adapter_model.safetensors`
+            or `adapter_model.bin`), T5X, ruPrompts, adapters or TGIS. Or a file: one of such a
+            folder's, `.npy`, `.npz`, safetensors, or torch's (`.bin`, `.pt`, OpenPrompt's `.ckpt`),
+            with one tensor alone or one named `prompt_embeddings`, `prompt_embeds`, `soft_embeds`
+            or `prompt_embedding.weight`. Nothing is ever unpickled: see
+            `softprompt.formats.tensor_pickle`. What a file does not say stays at its default:
+            position "start", no records. Of an encoder-decoder adapter the encoder's rows are
             taken, the only ones that PEFT uses.
 
         Returns
@@ -148,10 +195,11 @@ class SoftPrompt:
         Raises
         ------
         OSError
-            If there is no such adapter or it cannot be read.
+            If there is no such file or it cannot be read.
         ValueError
-            If its files are damaged or disagree, or it is an adapter of another kind; the message
-            names the file, the value and what was expected.
+            If files are damaged or disagree, hold something else (or code, in a pickle), or it is
+            an adapter of another kind; the message names the file, the tensor or value, and what
+            was expected.
 
         Warns
         -----
@@ -159,9 +207,9 @@ class SoftPrompt:
             If the last save was interrupted after its commit, so that PEFT would still see the
             prompt before.
         """
-        from .adapter_files import load_adapter
+        from .load import load_prompt_file
 
-        return load_adapter(path, cls)
+        return load_prompt_file(path, cls).prompt
 
     def check_model(self, model: object) -> None:
         """Check that the prompt fits a model.
@@ -294,7 +342,27 @@ def validate_prompt_array(
     return result
 
 
-def _record(value: Mapping[str, object] | None, where: str) -> dict | None:
+def json_record(value: Mapping[str, object] | None, where: str) -> dict | None:
+    """Copy a record as what JSON gives back.
+
+    Parameters
+    ----------
+    value : mapping, optional
+        JSON values; tuples become lists, NumPy scalars Python's, NaN and infinity None.
+    where : str
+        What it is, for messages.
+
+    Returns
+    -------
+    dict or None
+
+    Raises
+    ------
+    TypeError
+        If it is no mapping, or holds something that JSON cannot.
+    ValueError
+        If it is nested too deeply.
+    """
     if value is None:
         return None
     if not isinstance(value, Mapping):

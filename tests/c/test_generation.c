@@ -6,6 +6,25 @@
 
 enum { START = 20, STEPS = 24, BRANCHES = 2 };
 
+/* What a resident segment says of its keys and values: its sizes, and numbers in every layer. */
+static void
+check_key_values(const tiny_model *model, sp_context *context, int32_t segment, int32_t num_rows)
+{
+    sp_key_values stored;
+    CHECK_OK(sp_segment_key_values(context, segment, &stored, error));
+    CHECK(stored.num_layers == model->spec.num_layers);
+    CHECK(stored.num_rows == num_rows);
+    CHECK(stored.kv_width == model->spec.num_kv_heads * model->spec.head_dim);
+    size_t floats = (size_t)stored.num_rows * (size_t)stored.kv_width;
+    for (size_t l = 0; l < (size_t)stored.num_layers; l++) {
+        const float *keys = stored.keys + l * stored.layer_stride;
+        const float *values = stored.values + l * stored.layer_stride;
+        for (size_t i = 0; i < floats; i++) {
+            CHECK(isfinite(keys[i]) && isfinite(values[i]));
+        }
+    }
+}
+
 /* A prompt and a start text in one resident segment, two children that grow greedily. tokens
  * [BRANCHES][STEPS]; logits [BRANCHES][STEPS][V]: those that chose each token. */
 static void
@@ -18,12 +37,14 @@ generate(const tiny_model *model, const tiny_forest *tiny, int num_threads,
     int32_t root = -1, branches[BRANCHES];
     CHECK_OK(sp_context_create(model->model, &context, error));
     CHECK_OK(sp_segment_create(context, -1, START, &root, error));
+    check_key_values(model, context, root, 0);
 
     float *step_logits = malloc((size_t)vocab * BRANCHES * sizeof *step_logits);
     CHECK(step_logits != NULL);
     const int32_t starts[2] = {0, START}, last = START - 1;
     CHECK_OK(sp_segment_extend(context, 1, &root, starts, tiny->symbols, tiny->forest.num_virtual,
                                tiny->prompt, 1, &last, &options, step_logits, error));
+    check_key_values(model, context, root, START);
     memcpy(step_logits + vocab, step_logits, (size_t)vocab * sizeof *step_logits);
     for (int b = 0; b < BRANCHES; b++) {
         CHECK_OK(sp_segment_create(context, root, STEPS, &branches[b], error));

@@ -207,7 +207,10 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     const int32_t one[] = {0, 1}, four[] = {0, ROOM}, five[] = {0, ROOM + 1}, none[] = {0, 0};
     const int32_t late[] = {1, 2}, wild[] = {INT32_MAX, INT32_MIN};
     CHECK_FAILS(EXTEND(1, &root, one, symbols, 0, NULL), SP_INVALID); /* before any is made */
+    sp_key_values key_values;
     CHECK_FAILS(sp_segment_release(context, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_key_values(context, 0, &key_values, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_key_values(context, INT32_MIN, &key_values, error), SP_INVALID);
     CHECK_FAILS(sp_segment_create(context, 0, ROOM, &root, error), SP_INVALID);
     CHECK_FAILS(sp_segment_create(context, -2, ROOM, &root, error), SP_INVALID);
     CHECK_FAILS(sp_segment_create(context, -1, 0, &root, error), SP_INVALID);
@@ -238,6 +241,7 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(sp_segment_release(context, root, error), SP_INVALID);
     CHECK_OK(sp_segment_release(context, child, error));
     CHECK_FAILS(sp_segment_release(context, child, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_key_values(context, child, &key_values, error), SP_INVALID);
     CHECK_FAILS(sp_segment_create(context, child, ROOM, &other, error), SP_INVALID);
     CHECK_OK(EXTEND(1, &root, one, symbols, 0, NULL)); /* may grow again */
 

@@ -225,6 +225,59 @@ def test_info(run, trained, model_folder):
         assert value in run("info").out
 
 
+PLAIN = {"peft": FILES, "npy": {"p"}, "prompt_embeds": {"p"}}
+OF_A_MODEL = {"prefix": FILES, "cartridge": FILES, "past_key_values": {"p"}}
+
+
+@pytest.mark.parametrize("to", list(PLAIN))
+def test_convert_and_back(run, trained, tmp_path, to):
+    result = run("convert", trained, tmp_path / "p", "--to", to, "--json").json
+    assert (result["to"], result["num_virtual_tokens"]) == (to, 3)
+    assert set(result["files"]) == PLAIN[to]
+    assert str(tmp_path / "p") in run("convert", trained, tmp_path / "p", "--to", to).out
+    run("convert", tmp_path / "p", tmp_path / "back", "--to", "peft")
+    back, before = SoftPrompt.load(tmp_path / "back"), SoftPrompt.load(trained)
+    np.testing.assert_array_equal(back.embeddings, before.embeddings)
+    assert (back == before) == (to == "peft")  # the others hold nothing but the numbers
+
+
+@pytest.mark.parametrize("to", list(OF_A_MODEL))
+def test_convert_to_keys_and_values(run, trained, model_folder, tmp_path, to):
+    done = run("convert", trained, tmp_path / "p", "--to", to, "--json")
+    assert set(done.json["files"]) == OF_A_MODEL[to]
+    assert "loading" in done.err  # the model that the prompt names
+    expected = softprompt.load_model(model_folder).prefix(SoftPrompt.load(trained))
+    np.testing.assert_array_equal(softprompt.Prefix.load(tmp_path / "p").keys, expected.keys)
+    about = run("info", tmp_path / "p", "--json").json["prompt"]
+    assert (about["kind"], about["num_virtual_tokens"], about["num_layers"]) == ("prefix", 3, 3)
+    assert set(about["norms"]) == {"keys", "values"}
+
+
+def test_similarity(run, trained, tmp_path):
+    SoftPrompt(-SoftPrompt.load(trained).embeddings).export(tmp_path / "minus.npy")
+    paths = (trained, tmp_path / "minus.npy")
+    result = run("similarity", *paths, "--json").json
+    assert result["names"] == list(map(str, paths))
+    np.testing.assert_allclose(result["values"], [[1, -1], [-1, 1]])
+    text = run("similarity", *paths, "--metric", "per_token").out
+    assert text.startswith("Average cosine similarity of the prompts' vectors")
+
+
+def test_info_of_any_prompt_file(run, trained, tmp_path):
+    run("convert", trained, tmp_path / "p.npy", "--to", "npy")
+    about = run("info", tmp_path / "p.npy", "--json").json["prompt"]
+    assert (about["kind"], about["dtype"], about["shape"]) == ("npy", "F32", [3, 24])
+    assert about["files"] == {"p.npy": about["bytes"]}
+    norms = np.linalg.norm(SoftPrompt.load(trained).embeddings.astype("f8"), axis=1)
+    assert about["norms"]["max"] == pytest.approx(norms.max())
+    text = run("info", tmp_path / "p.npy").out
+    assert "prompt " in text
+    assert "F32" in text
+    about = run("info", trained, "--json").json["prompt"]
+    assert about["kind"] == "softprompt"
+    assert about["base_model"]["num_layers"] == 3
+
+
 def test_demo(run, model_folder, tmp_path):
     result = run(
         "demo", "--model", model_folder, "--steps", 2, "--output", tmp_path / "demo", "--json"

@@ -34,6 +34,10 @@ def test_stdout_holds_the_json_object_alone(model_folder, trained):
         (["predict", "--prompt", "{prompt}", "--data", "{missing}.jsonl"], "missing.jsonl"),
         (["predict", "--prompt", "{prompt}", "--data", "{missing}.xlsx"], "'.xlsx'"),
         (["neighbors", "{prompt}", "-k", "0"], "k=0"),
+        (["convert", "{missing}", "{missing}-2", "--to", "npy"], "missing"),
+        (["similarity", "{prompt}"], "expected at least two"),
+        (["similarity", "{prompt}", "{prompt}", "--metric", "x"], "metric='x'"),
+        (["info", "{data}"], "test.jsonl"),
         (["evaluate", "--prompt", "{prompt}", "--data", "{data}", "--label-field", "no"], "'no'"),
     ],
 )
@@ -80,6 +84,9 @@ def test_debug_shows_the_traceback(tmp_path):
         (["predict", "--data", "{data}", "--prompt", "{prompt}", "--labels", "a,b"], "--labels"),
         (["generate", "a", "b", "c", "--prompt", "{prompt}", "--prompt", "{prompt}"], "--prompt"),
         (["demo", "--steps", "0"], "--steps"),
+        (["convert", "{prompt}", "target"], "--to"),
+        (["convert", "{prompt}", "target", "--to", "onnx"], "--to"),
+        (["similarity"], "Missing argument"),
         (["evaluate", "--data", "{data}", "--template", "x", "--examples", "2"], "--examples"),
     ],
 )

@@ -65,6 +65,7 @@ CALLS: dict[str, Callable] = {
     "generate_mixed": lambda m: m.generate(
         INPUTS[:3], [PROMPT, None, PROMPT[:1]], max_new_tokens=5
     ),
+    "prefix": lambda m: m.prefix(PROMPT),
     "embeddings": lambda m: m.embeddings[np.arange(97)],
 }
 
@@ -89,6 +90,7 @@ ERRORS: dict[str, Callable] = {
         "bad_prompt": lambda m: m.loss_and_grad(PROMPT * np.nan, EXAMPLES),
         "narrow_prompt": lambda m: m.loss_and_grad(PROMPT[:, :5], EXAMPLES),
         "too_long": lambda m: m.loss_and_grad(PROMPT, [*EXAMPLES, ([5] * 200, [6])]),
+        "prefix_too_long": lambda m: m.prefix(np.ones((200, 24), np.float32)),
         "empty_target": lambda m: m.loss_and_grad(PROMPT, [*EXAMPLES, ([5], [])]),
         "bad_choice": lambda m: m.rank(INPUTS, [[5], [97]], PROMPT),
         "bad_generate": lambda m: m.generate([*INPUTS[:5], [97]], PROMPT, return_ids=True),

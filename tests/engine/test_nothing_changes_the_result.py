@@ -44,7 +44,9 @@ def answers(case, model=None) -> dict[str, np.ndarray]:
     sampled = model.generate(
         case.inputs[:6], case.prompt, max_new_tokens=12, temperature=0.9, seed=3, return_ids=True
     )
+    prefix = model.prefix(case.prompt)
     return {
+        "prefix": np.stack([prefix.keys, prefix.values]),
         "loss": np.array(loss),
         "grad": grad,
         "rank_loss": np.array(rank_loss),

@@ -16,7 +16,7 @@ PATTERNS = [
     r"//(?:pypi[.]org/simple|files[.]pythonhosted[.]org)",
     r"\bfile[:]///\w",
 ]
-BINARY = {".npz", ".png", ".gguf", ".safetensors", ".so"}
+BINARY = {".npz", ".npy", ".png", ".gguf", ".safetensors", ".so", ".bin", ".pt", ".ckpt", ".prompt"}
 
 
 def test_no_machine_paths() -> None:

@@ -62,8 +62,9 @@ def earlier_made_by_peft(folder):
 def earlier_itself_interrupted(folder):
     a_prompt(4, rows=2).save(folder)
     assert run_until(folder, a_prompt(5, rows=6), stop_at("replace", 5))
-    with pytest.warns(UserWarning, match="the last save was interrupted"):
+    with pytest.warns(UserWarning, match="the last save was interrupted") as caught:
         assert SoftPrompt.load(folder) == a_prompt(5, rows=6)
+    assert caught[0].filename == __file__, "the caller is to blame"
     return a_prompt(5, rows=6)
 
 
