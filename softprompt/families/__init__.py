@@ -6,17 +6,22 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from softprompt.families import gpt2, llama
-from softprompt.families.spec import BoundSlot, Family, Slot, Spec, View
+from softprompt.families.computed import computed_weights, inverse_frequencies, length_class
+from softprompt.families.spec import ENGINE_FIELDS, BoundSlot, Family, Slot, Spec, View
 
 __all__ = [
+    "ENGINE_FIELDS",
     "FAMILIES",
     "BoundSlot",
     "Family",
     "Slot",
     "Spec",
     "View",
+    "computed_weights",
     "family_of",
     "from_gguf",
+    "inverse_frequencies",
+    "length_class",
     "read_config",
 ]
 
@@ -93,4 +98,8 @@ def from_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str] =
 
 def family_of(spec: Spec) -> Family:
     """Return the table that `spec` was read by."""
-    return gpt2.FAMILY if spec.family == "gpt2" else llama.FAMILY
+    return next(
+        family
+        for family in FAMILIES
+        if spec.family in family.model_types or spec.family in family.architectures
+    )
