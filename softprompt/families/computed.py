@@ -70,10 +70,13 @@ def computed_weights(spec: Spec) -> dict[str, np.ndarray]:
         arrays["alibi.bias"] = spec.alibi.bias(spec.num_heads, spec.max_positions)
     if not spec.norm_weights:
         ones = np.ones(spec.hidden_size, dtype=np.float32)
-        arrays["final_norm.weight"] = ones
-        for i in range(spec.num_layers):
-            arrays[f"layers.{i}.attn_norm.weight"] = ones
-            arrays[f"layers.{i}.mlp_norm.weight"] = ones
+        norms = ["attn_norm", "mlp_norm"]
+        if spec.norm_place == "post":
+            norms = ["attn_out_norm", "mlp_out_norm"]
+        for norm in norms:
+            arrays |= {f"layers.{i}.{norm}.weight": ones for i in range(spec.num_layers)}
+        if spec.final_norm:
+            arrays["final_norm.weight"] = ones
     for array in arrays.values():
         array.flags.writeable = False
     return arrays

@@ -138,7 +138,10 @@ def read_gguf_sizes(fields: Fields) -> dict[str, Any]:
     ValueError
         A size out of range, or keys and values of different sizes.
     """
-    heads, hidden = one_per_layer(fields, "attention.head_count"), fields.integer("embedding_length")
+    heads, hidden = (
+        one_per_layer(fields, "attention.head_count"),
+        fields.integer("embedding_length"),
+    )
     head_dim = fields.optional_integer("attention.key_length")
     if head_dim is None:
         if hidden % heads:
@@ -215,3 +218,19 @@ def gguf_number(fields: Fields, key: str, default: float) -> float:
 def gguf_rotary_dim(fields: Fields, head_dim: int) -> int:
     """Return the number of rotated channels of a head."""
     return fields.optional_integer("rope.dimension_count") or head_dim
+
+
+def gguf_layer_types(fields: Fields, num_layers: int, pattern: int) -> list[str]:
+    """Return the kind of attention of every layer: one in `pattern`, the last, sees all, unless the
+    file has a pattern of its own.
+    """
+    given = fields.get("attention.sliding_window_pattern")
+    if hasattr(given, "__len__") and not isinstance(given, (str, bytes)):
+        if len(given) != num_layers:
+            raise fields.error(
+                "attention.sliding_window_pattern", f"{num_layers} of true and false"
+            )
+        return [SLIDING if sliding else FULL for sliding in given]
+    if given is not None:
+        pattern = fields.integer("attention.sliding_window_pattern")
+    return [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]

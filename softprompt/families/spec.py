@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from softprompt.families import alibi
 from softprompt.families.alibi import Alibi
 from softprompt.families.rope import Rope
 
@@ -182,7 +183,7 @@ class Spec:
             "learned": self.positions == "learned",
             "norm_before": before and self.norm_weights,
             "norm_before_bias": before and self.norm_bias,
-            "norm_after": self.norm_place != "pre",
+            "norm_after": self.norm_place != "pre" and self.norm_weights,
             "norm_after_bias": self.norm_place != "pre" and self.norm_bias,
             "final_norm": self.final_norm and self.norm_weights,
             "final_norm_bias": self.final_norm and self.norm_bias,
@@ -227,6 +228,11 @@ def check_spec(spec: Spec, where: str) -> Spec:
         raise ValueError(
             f"{where}: {spec.rotary_dim} rotated channels, expected an even number in "
             f"[2, {spec.head_dim}] (the size of a head)"
+        )
+    if spec.positions == "alibi" and spec.max_positions > alibi.MAX_POSITIONS:
+        raise ValueError(
+            f"{where}: a context of {spec.max_positions}, expected at most {alibi.MAX_POSITIONS} with "
+            "ALiBi positions"
         )
     for axis, what in (("q", "query"), ("kv", "key/value")):
         if spec.size(axis) > 2**31 - 1:
@@ -320,8 +326,6 @@ class Family:
     ----------
     model_types : tuple of str
         Values of ``model_type`` in ``config.json`` that it serves.
-    architectures : tuple of str
-        Values of ``general.architecture`` in GGUF metadata that it serves.
     slots : tuple of Slot
         The table.
     hf_prefixes : tuple of str
@@ -332,15 +336,18 @@ class Family:
         The same for GGUF names.
     read_config : callable
         ``(config, where) -> Spec`` from ``config.json``.
-    read_gguf : callable
-        ``(metadata, where, tensor names) -> Spec`` from GGUF metadata.
+    architectures : tuple of str
+        Values of ``general.architecture`` in GGUF metadata that it serves; llama.cpp does not write
+        every family.
+    read_gguf : callable or None
+        ``(metadata, where, tensor names) -> Spec`` from GGUF metadata; None without architectures.
     """
 
     model_types: tuple[str, ...]
-    architectures: tuple[str, ...]
     slots: tuple[Slot, ...]
     read_config: Callable[[Mapping[str, Any], str], Spec]
-    read_gguf: Callable[[Mapping[str, Any], str, Container[str]], Spec]
+    architectures: tuple[str, ...] = ()
+    read_gguf: Callable[[Mapping[str, Any], str, Container[str]], Spec] | None = None
     hf_prefixes: tuple[str, ...] = ("",)
     hf_ignored: tuple[str, ...] = field(default=())
     gguf_ignored: tuple[str, ...] = field(default=())

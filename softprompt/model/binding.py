@@ -84,7 +84,9 @@ def _with_joined_heads(
     for slot in slots:
         if "{h}" not in slot.source:
             continue
-        names = [slot.source.replace("{h}", str(h)) for h in range(slot.shape[0] // slot.view.split)]
+        names = [
+            slot.source.replace("{h}", str(h)) for h in range(slot.shape[0] // slot.view.split)
+        ]
         parts = [joined.pop(name) for name in names if name in joined]
         if len(parts) == len(names) and len({(p.dtype, p.shape) for p in parts}) == 1:
             first, data = parts[0], np.concatenate([part.data for part in parts])

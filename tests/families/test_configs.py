@@ -78,7 +78,9 @@ def test_biases():
 def test_windows_that_no_text_is_longer_than():
     assert read(MISTRAL, sliding_window=128).windows == ()
     assert read(QWEN2, sliding_window=16, use_sliding_window=False).windows == ()
-    assert read(QWEN2, sliding_window=16, use_sliding_window=True, max_window_layers=3).windows == ()
+    assert (
+        read(QWEN2, sliding_window=16, use_sliding_window=True, max_window_layers=3).windows == ()
+    )
     kinds = ["full_attention"] * 3
     given = read(QWEN2, sliding_window=16, use_sliding_window=True, layer_types=kinds)
     assert given.windows == ()
@@ -105,7 +107,11 @@ def test_scale_of_gpt2_can_be_off():
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (LLAMA, {"model_type": "llama4"}, r"model_type is 'llama4', expected one of .*gpt2, .*llama"),
+        (
+            LLAMA,
+            {"model_type": "llama4"},
+            r"model_type is 'llama4', expected one of .*gpt2, .*llama",
+        ),
         (LLAMA, {"model_type": None}, "model_type is None"),
         (LLAMA, {"hidden_act": "xielu"}, "hidden_act is 'xielu', expected one of"),
         (LLAMA, {"hidden_act": ["silu"]}, "hidden_act"),

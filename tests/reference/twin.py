@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from reference import layers
 
-
 USUAL = {
     "norm_place": "pre",
     "qk_norm": "none",
