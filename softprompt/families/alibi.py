@@ -1,4 +1,4 @@
-"""ALiBi: biases of attention scores, linear in the distance (Press, Smith, Lewis, 2022, section 3)."""
+"""ALiBi: biases of attention scores, linear in the distance (Press et al., 2022, section 3)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Alibi:
 
 def _slopes(num_heads: int) -> np.ndarray:
     """Geometric sequences of slopes, as the authors' code has them for any number of heads."""
-    power = 2 ** int(math.floor(math.log2(num_heads)))
+    power = 2 ** math.floor(math.log2(num_heads))
     base = np.float32(2 ** -(2 ** -(math.log2(power) - 3)))
     slopes = [np.power(base, np.float32(i)) for i in range(1, 1 + power)]
     if power != num_heads:

@@ -1,5 +1,5 @@
-"""BLOOM (Le Scao et al., 2022, section 3.2): ALiBi positions, a LayerNorm of the embeddings; queries,
-keys and values head by head in one matrix.
+"""BLOOM (Le Scao et al., 2022, section 3.2): ALiBi positions, a LayerNorm of the embeddings;
+queries, keys and values head by head in one matrix.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ DEFAULTS: dict[str, Any] = {
     "pretraining_tp": 1,
     "slow_but_exact": False,
 }
-"""What transformers assumes for keys that ``config.json`` leaves out. It has no limit of the length;
-"seq_length" is that of the pretraining."""
+"""What transformers assumes for keys that ``config.json`` leaves out. It has no limit of the
+length; "seq_length" is that of the pretraining."""
 
 # transformers reads these names too (BloomConfig).
 _OTHER_NAMES = {

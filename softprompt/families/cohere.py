@@ -1,5 +1,6 @@
-"""Cohere's Command R and Command R7B: parallel residuals after one LayerNorm without a bias, rotation
-of neighbouring channels, scaled logits. Command R7B (Cohere 2) rotates in windowed layers alone.
+"""Cohere's Command R and Command R7B: parallel residuals after one LayerNorm without a bias,
+rotation of neighbouring channels, scaled logits. Command R7B (Cohere 2) rotates in windowed layers
+alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Falcon, old and new (Almazrouei et al., 2023, section 4): parallel residuals, keys and values shared by
-all heads or by groups of them. The first RefinedWeb models have ALiBi positions and residuals one after
-the other.
+"""Falcon, old and new (Almazrouei et al., 2023, section 4): parallel residuals, keys and values
+shared by all heads or by groups of them. The first RefinedWeb models have ALiBi positions and
+residuals one after the other.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Gemma 1, 2 and 3 (text): RMSNorms whose weight is stored without its 1, scaled embeddings, a gated
-MLP with GELU (Gemma Team, 2024, section 2; 2024, "Gemma 2", section 2; 2025, "Gemma 3", section 2).
+"""Gemma 1, 2 and 3 (text): RMSNorms whose weight is stored without its 1, scaled embeddings, a
+gated MLP with GELU (Gemma Team, 2024, section 2; "Gemma 2", section 2; 2025, "Gemma 3", section 2).
 
 Gemma 2 has norms on both sides of a layer's halves, soft caps and windows in every second layer;
 Gemma 3 has norms of queries and keys instead of caps, and two sets of rotary frequencies.

@@ -1,5 +1,5 @@
-"""GPT-Neo (Black et al., 2021): GPT-2 with attention in windows in every second layer, and without a
-scale of the scores.
+"""GPT-Neo (Black et al., 2021): GPT-2 with attention in windows in every second layer, and without
+a scale of the scores.
 """
 
 from __future__ import annotations

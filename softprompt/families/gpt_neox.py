@@ -1,5 +1,5 @@
-"""GPT-NeoX and Pythia (Black et al., 2022, section 2): parallel residuals with a LayerNorm each, a part
-of every head rotated; queries, keys and values head by head in one matrix.
+"""GPT-NeoX and Pythia (Black et al., 2022, section 2): parallel residuals with a LayerNorm each, a
+part of every head rotated; queries, keys and values head by head in one matrix.
 """
 
 from __future__ import annotations

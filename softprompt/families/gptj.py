@@ -1,5 +1,5 @@
-"""GPT-J (Wang, Komatsuzaki, 2021): parallel residuals after one LayerNorm, neighbouring channels of a
-part of every head rotated, an output head with a bias.
+"""GPT-J (Wang, Komatsuzaki, 2021): parallel residuals after one LayerNorm, neighbouring channels of
+a part of every head rotated, an output head with a bias.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""OPT (Zhang et al., 2022, section 2): GPT-2's layer with ReLU and learned positions that begin at the
-third row of their table.
+"""OPT (Zhang et al., 2022, section 2): GPT-2's layer with ReLU and learned positions that begin at
+the third row of their table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Phi 1, 1.5 and 2 (Li et al., 2023, section 2): parallel residuals after one LayerNorm, half of every
-head rotated, biases everywhere. Phi 3 and 4 (Abdin et al., 2024, section 2): Llama's layer with
-queries, keys and values in one matrix, gate and up in another, and LongRoPE.
+"""Phi 1, 1.5 and 2 (Li et al., 2023, section 2): parallel residuals after one LayerNorm, half of
+every head rotated, biases everywhere. Phi 3 and 4 (Abdin et al., 2024, section 2): Llama's layer
+with queries, keys and values in one matrix, gate and up in another, and LongRoPE.
 """
 
 from __future__ import annotations

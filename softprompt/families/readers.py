@@ -224,7 +224,8 @@ def gguf_layer_types(fields: Fields, num_layers: int, pattern: int) -> list[str]
     """Return the kind of attention of every layer: one in `pattern`, the last, sees all, unless the
     file has a pattern of its own.
     """
-    given = fields.get("attention.sliding_window_pattern")
+    key = "attention.sliding_window_pattern"
+    given = fields.get(key)
     if hasattr(given, "__len__") and not isinstance(given, (str, bytes)):
         if len(given) != num_layers:
             raise fields.error(
@@ -232,5 +233,5 @@ def gguf_layer_types(fields: Fields, num_layers: int, pattern: int) -> list[str]
             )
         return [SLIDING if sliding else FULL for sliding in given]
     if given is not None:
-        pattern = fields.integer("attention.sliding_window_pattern")
+        pattern = fields.integer(key)
     return [SLIDING if (i + 1) % pattern else FULL for i in range(num_layers)]

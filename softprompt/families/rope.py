@@ -283,10 +283,7 @@ class RopeReader:
         where, key = (inner, "partial_rotary_factor")
         if inner.get(key) is None:
             where, key = (fields, self.partial_key)
-        if where.get(key) is None:
-            part = self.partial
-        else:
-            part = where.number(key)
+        part = self.partial if where.get(key) is None else where.number(key)
         rotary_dim = int(head_dim * part)
         if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
             raise where.error(key, f"a part of a head ({head_dim}) that is an even number")

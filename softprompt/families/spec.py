@@ -231,8 +231,8 @@ def check_spec(spec: Spec, where: str) -> Spec:
         )
     if spec.positions == "alibi" and spec.max_positions > alibi.MAX_POSITIONS:
         raise ValueError(
-            f"{where}: a context of {spec.max_positions}, expected at most {alibi.MAX_POSITIONS} with "
-            "ALiBi positions"
+            f"{where}: a context of {spec.max_positions}, expected at most "
+            f"{alibi.MAX_POSITIONS} with ALiBi positions"
         )
     for axis, what in (("q", "query"), ("kv", "key/value")):
         if spec.size(axis) > 2**31 - 1:

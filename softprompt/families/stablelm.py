@@ -1,5 +1,5 @@
-"""StableLM: LayerNorms, a quarter of every head rotated, a gated MLP; some with a parallel residual and
-norms of every head with weights of its own (Bellagente et al., 2024, section 3).
+"""StableLM: LayerNorms, a quarter of every head rotated, a gated MLP; some with a parallel residual
+and norms of every head with weights of its own (Bellagente et al., 2024, section 3).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from softprompt.families import inverse_frequencies, length_class
 from softprompt.model.embeddings import Embeddings
 from softprompt.model.forest import Forest, pack
 from softprompt.model.sequences import PromptTable, check_ids, check_weights, is_several
@@ -202,10 +203,34 @@ class Model:
     def _packed(
         self, sequences: list[np.ndarray], places: list[np.ndarray]
     ) -> tuple[Forest, np.ndarray]:
-        """Forest of the sequences, and its rows at their places, one sequence after the other."""
-        forest = pack(sequences, share=self._share)
+        """Forest of sequences that lack their last target, and its rows at their places, one
+        sequence after the other.
+        """
+        forest = self._pack(sequences, [len(symbols) + 1 for symbols in sequences])
         rows = [own[at] for own, at in zip(forest.rows, places, strict=True)]
         return forest, np.concatenate(rows)
+
+    def _pack(self, sequences: list[np.ndarray], lengths: list[int]) -> Forest:
+        """Forest of the beginnings of texts of these lengths: each gets the rotary frequencies of a
+        run of its own.
+        """
+        classes = [length_class(self.spec, length) for length in lengths]
+        return pack(sequences, share=self._share, classes=classes if any(classes) else None)
+
+    def _engine_forest(self, forest: Forest) -> tuple[np.ndarray, ...]:
+        """A forest as the engine takes it."""
+        arrays = (forest.parents, forest.starts, forest.symbols)
+        if forest.classes is None:
+            return arrays
+        classes, frequency_of = np.unique(forest.classes, return_inverse=True)
+        sets = np.concatenate([self._frequencies(int(number)) for number in classes])
+        return (*arrays, sets, frequency_of.astype(np.int32))
+
+    def _frequencies(self, number: int) -> np.ndarray:
+        """Rotary frequencies of a class of lengths, shape (1, all of them)."""
+        if number == 0:
+            return np.ascontiguousarray(self.weights["rope.inv_freq"].reshape(1, -1))
+        return inverse_frequencies(self.spec, number).reshape(1, -1)
 
     # ---- losses ----
 
@@ -340,7 +365,7 @@ class Model:
         if ranking is not None:
             choices, groups, group_targets, group_weights = ranking
             losses += (choices[order].astype(np.int32), groups, group_targets, group_weights)
-        arguments = (forest.arrays, table.matrix, losses, want_grad)
+        arguments = (self._engine_forest(forest), table.matrix, losses, want_grad)
         with self._workers.lend() as worker:
             context = worker.context
             pack_rows = self._workers.rows_within_limit(context, arguments, self.num_threads)
@@ -580,12 +605,13 @@ class Model:
         filled = [i for i, at in enumerate(places) if len(at)]
         if not filled:
             return [np.zeros((0, self.spec.vocab_size), np.float32) for _ in encoded]
-        forest = pack([sequences[i] for i in filled], share=self._share)
+        given = [sequences[i] for i in filled]
+        forest = self._pack(given, [len(symbols) for symbols in given])
         wanted = [rows[places[i]] for i, rows in zip(filled, forest.rows, strict=True)]
         rows, back = np.unique(np.concatenate(wanted), return_inverse=True)
         with self._workers.lend() as worker:
             logits = worker.context.logits(
-                forest.arrays, table.matrix, rows.astype(np.int32), self.num_threads,
+                self._engine_forest(forest), table.matrix, rows.astype(np.int32), self.num_threads,
                 self._workers.pack_rows,
             )  # fmt: skip
         result = [np.zeros((0, self.spec.vocab_size), np.float32) for _ in encoded]

@@ -1,0 +1,101 @@
+"""transformers and PEFT on the tiny folders of `decoders`, each text in a run of its own.
+
+Attention is the eager form, the only one with every switch. With `exact` a model computes in
+float64 from end to end: where transformers rounds norms, softmaxes, sines and cosines to float32
+even in a float64 model, the name float32 stands for float64 while it runs. Rotary frequencies stay
+as they are, numbers of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import decoders
+import numpy as np
+import torch
+import transformers
+from parity import oracle
+from parity.oracle import Answer
+from torch.nn import functional
+
+transformers.utils.logging.disable_progress_bar()
+
+
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that a folder with this config.json has to hold."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    tied = set(model._tied_weights_keys or {}) if config.tie_word_embeddings else set()
+    state = model.state_dict()
+    return {name: tuple(t.shape) for name, t in state.items() if name not in tied}
+
+
+def write(folder: Path, config: Mapping, *, seed: int) -> Path:
+    """Write the folder of a configuration of `decoders`."""
+    decoders.write_config(folder, config)
+    return decoders.write_decoder(folder, config, tensor_shapes(folder), seed=seed)
+
+
+@contextmanager
+def exact_types() -> Iterator[None]:
+    """While it runs, whoever rounds to float32 gets float64."""
+    single, cast = torch.float32, torch.Tensor.float
+    torch.float32 = torch.float = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.float32 = torch.float = single
+        torch.Tensor.float = cast
+
+
+def load(folder: Path, *, exact: bool) -> torch.nn.Module:
+    """The causal language model of a folder, frozen, with eager attention."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float64 if exact else torch.float32,
+        attn_implementation="eager",
+    )
+    return model.eval().requires_grad_(False)
+
+
+def ask(
+    folder: Path, examples: Sequence[tuple], prompt: np.ndarray | None, *, exact: bool
+) -> Answer:
+    """Logits of the texts' rows, mean loss of the target tokens, gradient of the prompt."""
+    logits, losses, grads = [], [], []
+    count = sum(len(targets) for _, targets in examples)
+    model = None
+    for input_ids, target_ids in examples:
+        if model is None or _is_dynamic(model):
+            # Anew: such a model keeps the rotary frequencies of its longest text.
+            model = load(folder, exact=exact)
+            if prompt is not None:
+                model = oracle.add_prompt(model, prompt)
+        ids = torch.tensor([[*input_ids, *target_ids]])
+        with torch.set_grad_enabled(prompt is not None):
+            if exact:
+                with exact_types():
+                    out = _run(model, ids)
+            else:
+                out = _run(model, ids)
+            before = len(out) - ids.shape[1] + len(input_ids)
+            logp = functional.log_softmax(out[before - 1 : -1], dim=-1)
+            loss = -logp[torch.arange(len(target_ids)), torch.tensor(target_ids)].sum() / count
+            if prompt is not None:
+                table = model.prompt_encoder["default"].embedding.weight
+                grads.append(torch.autograd.grad(loss, table)[0].numpy())
+        logits.append(out[-ids.shape[1] :].detach().numpy())
+        losses.append(float(loss.detach()))
+    return Answer(logits, sum(losses), sum(grads) if grads else None)
+
+
+def _is_dynamic(model: torch.nn.Module) -> bool:
+    return (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "dynamic"
+
+
+def _run(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
