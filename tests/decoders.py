@@ -1,5 +1,5 @@
-"""Tiny random folders of all decoder families: configurations as they stand in ``config.json``, some as
-transformers 4 writes them and some as transformers 5, and weights by the names of the tensors.
+"""Tiny random folders of all decoder families: configurations as they stand in ``config.json``,
+some as transformers 4 writes them and some as transformers 5, and weights by the names of tensors.
 
 Sizes are uneven (heads that are no powers of two, heads whose widths do not add up to the model's),
 windows are shorter than the texts, scales lie away from 1, norms' weights away from 1 and biases

@@ -208,12 +208,12 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     const int32_t late[] = {1, 2}, wild[] = {INT32_MAX, INT32_MIN};
     CHECK_FAILS(EXTEND(1, &root, one, symbols, 0, NULL), SP_INVALID); /* before any is made */
     CHECK_FAILS(sp_segment_release(context, 0, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, 0, ROOM, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -2, ROOM, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -1, 0, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -1, limit + 1, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, 0, ROOM, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -2, ROOM, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -1, 0, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -1, limit + 1, NULL, &root, error), SP_INVALID);
 
-    CHECK_OK(sp_segment_create(context, -1, ROOM, &root, error));
+    CHECK_OK(sp_segment_create(context, -1, ROOM, NULL, &root, error));
     CHECK_FAILS(EXTEND(0, &root, one, symbols, 0, NULL), SP_INVALID);
     CHECK_FAILS(EXTEND(-1, &root, one, symbols, 0, NULL), SP_INVALID);
     CHECK_FAILS(EXTEND(1, &root, none, symbols, 0, NULL), SP_INVALID);
@@ -227,7 +227,7 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(EXTEND(1, &root, one, symbols, -1, &last), SP_INVALID);
 
     /* a segment's place follows from its parent's rows: without any there is none */
-    CHECK_OK(sp_segment_create(context, root, ROOM, &child, error));
+    CHECK_OK(sp_segment_create(context, root, ROOM, NULL, &child, error));
     CHECK_FAILS(EXTEND(1, &child, one, symbols, 0, NULL), SP_INVALID);
     const int32_t two_parts[] = {0, 1, 2};
     CHECK_FAILS(EXTEND(2, ((int32_t[]){child, root}), two_parts, symbols, 0, NULL), SP_INVALID);
@@ -238,13 +238,13 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(sp_segment_release(context, root, error), SP_INVALID);
     CHECK_OK(sp_segment_release(context, child, error));
     CHECK_FAILS(sp_segment_release(context, child, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, child, ROOM, &other, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, child, ROOM, NULL, &other, error), SP_INVALID);
     CHECK_OK(EXTEND(1, &root, one, symbols, 0, NULL)); /* may grow again */
 
     /* longer than the model's context */
     int32_t *long_text = calloc((size_t)limit, sizeof *long_text);
     CHECK(long_text != NULL);
-    CHECK_OK(sp_segment_create(context, root, limit, &empty, error));
+    CHECK_OK(sp_segment_create(context, root, limit, NULL, &empty, error));
     const int32_t whole[] = {0, limit};
     CHECK_FAILS(EXTEND(1, &empty, whole, long_text, 0, NULL), SP_INVALID);
     CHECK_OK(EXTEND(1, &empty, four, long_text, 1, &last)); /* and it is as before */

@@ -20,6 +20,9 @@ from parity import oracle
 from parity.oracle import Answer
 from torch.nn import functional
 
+from softprompt.families import FAMILIES
+from softprompt.families.fields import Fields
+
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -99,3 +102,59 @@ def _is_dynamic(model: torch.nn.Module) -> bool:
 
 def _run(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
+
+
+def greedy(model: torch.nn.Module, input_ids: Sequence[int], max_new_tokens: int) -> list[int]:
+    """New tokens of greedy generation, without an end token, every step a run of its own: a cache
+    keeps keys that were rotated by the frequencies of a shorter text.
+    """
+    ids = list(input_ids)
+    end = model.config.eos_token_id
+    for _ in range(max_new_tokens):
+        with torch.no_grad():
+            token = int(_run(model, torch.tensor([ids]))[-1].argmax())
+        if token == end:
+            break
+        ids.append(token)
+    return ids[len(input_ids) :]
+
+
+def all_ids(embeddings: torch.nn.Module) -> torch.Tensor:
+    """The ids of all rows of an embedding table."""
+    return torch.arange(embeddings.num_embeddings)
+
+
+WITHOUT_EFFECT = frozenset(
+    # of training, of the cache, of what is returned, of tokens and files
+    {"initializer_range", "initializer_factor", "init_std", "layerdrop", "use_cache", "dtype"}
+    | {"attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "hidden_dropout", "dropout"}
+    | {"resid_dropout", "embed_dropout", "classifier_dropout", "activation_dropout"}
+    | {"summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"}
+    | {"summary_first_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "model_type"}
+    | {"architectures", "id2label", "label2id", "problem_type", "return_dict"}
+    | {"chunk_size_feed_forward"}
+    | {"output_attentions", "output_hidden_states", "transformers_version", "is_encoder_decoder"}
+    | {"torch_dtype", "_name_or_path", "is_decoder", "_commit_hash", "quantization_config"}
+    # of tensor parallelism; BLOOM reads it with another switch, which is tested by itself
+    | {"pretraining_tp"}
+)
+
+
+def unread_switches(folder: Path) -> set[str]:
+    """Keys that transformers' configuration has and that softprompt's reader never asks for."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    values = config.to_dict()
+    asked: set[str] = set()
+    get = Fields.get
+
+    def recording(self: Fields, key: str) -> object:
+        asked.add(key)
+        return get(self, key)
+
+    family = next(f for f in FAMILIES if config.model_type in f.model_types)
+    try:
+        Fields.get = recording
+        family.read_config(values, "config.json")
+    finally:
+        Fields.get = get
+    return set(values) - asked - WITHOUT_EFFECT
