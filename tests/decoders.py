@@ -219,7 +219,7 @@ CONFIGS: dict[str, dict] = {
         "original_max_position_embeddings": 13,
         "sliding_window": 7,
         "rope_theta": 200.0,
-        "rope_scaling": {"type": "su", "short_factor": _LONG[0], "long_factor": _LONG[1]},
+        "rope_scaling": {"type": "longrope", "short_factor": _LONG[0], "long_factor": _LONG[1]},
     },
     "phi4": _SIZES
     | {

@@ -14,6 +14,7 @@ SIZES = {
     "intermediate_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
 
@@ -178,7 +179,7 @@ def test_gemmas_first_activation():
         ("bloom", {"apply_residual_connection_post_layernorm": True}, "post_layernorm is True"),
         ("bloom", {"slow_but_exact": True, "pretraining_tp": 4}, "slow_but_exact is True"),
         ("bloom", {"seq_length": 2**20}, "at most 65536 with ALiBi"),
-        ("bloom", {"n_head": 3}, "a multiple of n_head"),
+        ("bloom", {"num_attention_heads": 3}, "a multiple of n_head"),
         ("falcon", {"new_decoder_architecture": True, "parallel_attn": False}, "parallel_attn"),
         ("falcon", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn"),
         ("falcon", {"multi_query": False, "num_kv_heads": 2}, "num_kv_heads is 2"),

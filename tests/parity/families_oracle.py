@@ -1,6 +1,6 @@
 """transformers and PEFT on the tiny folders of `decoders`, each text in a run of its own.
 
-Attention is the eager form, the only one with every switch. With `exact` a model computes in
+Attention is the eager form, the one with every switch (see `load`). With `exact` a model computes in
 float64 from end to end: where transformers rounds norms, softmaxes, sines and cosines to float32
 even in a float64 model, the name float32 stands for float64 while it runs. Rotary frequencies stay
 as they are, numbers of float32.
@@ -33,7 +33,10 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         model = transformers.AutoModelForCausalLM.from_config(config)
     tied = set(model._tied_weights_keys or {}) if config.tie_word_embeddings else set()
     state = model.state_dict()
-    return {name: tuple(t.shape) for name, t in state.items() if name not in tied}
+    shapes = {name: tuple(t.shape) for name, t in state.items() if name not in tied}
+    if config.model_type == "gpt_neox":  # files have another name for the head than the module
+        shapes = {name.replace("lm_head.", "embed_out."): shape for name, shape in shapes.items()}
+    return shapes
 
 
 def write(folder: Path, config: Mapping, *, seed: int) -> Path:
@@ -56,11 +59,15 @@ def exact_types() -> Iterator[None]:
 
 
 def load(folder: Path, *, exact: bool) -> torch.nn.Module:
-    """The causal language model of a folder, frozen, with eager attention."""
+    """The causal language model of a folder, frozen, with eager attention.
+
+    But Falcon with the fused one: transformers' eager form adds ALiBi's biases twice.
+    """
+    is_falcon = transformers.AutoConfig.from_pretrained(folder).model_type == "falcon"
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float64 if exact else torch.float32,
-        attn_implementation="eager",
+        attn_implementation="sdpa" if is_falcon else "eager",
     )
     return model.eval().requires_grad_(False)
 
