@@ -8,6 +8,8 @@ as they are, numbers of float32.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,21 +149,26 @@ WITHOUT_EFFECT = frozenset(
 )
 
 
-def unread_switches(folder: Path) -> set[str]:
-    """Keys that transformers' configuration has and that softprompt's reader never asks for."""
-    config = transformers.AutoConfig.from_pretrained(folder)
-    values = config.to_dict()
+def unread_switches(folders: Sequence[Path]) -> set[str]:
+    """Keys of transformers' configuration of a family that softprompt's reader asks for in none of
+    these folders.
+    """
     asked: set[str] = set()
+    known: set[str] = set()
     get = Fields.get
 
     def recording(self: Fields, key: str) -> object:
         asked.add(key)
         return get(self, key)
 
-    family = next(f for f in FAMILIES if config.model_type in f.model_types)
-    try:
-        Fields.get = recording
-        family.read_config(values, "config.json")
-    finally:
-        Fields.get = get
-    return set(values) - asked - WITHOUT_EFFECT
+    for folder in folders:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        known |= {field.name for field in dataclasses.fields(config)}
+        family = next(f for f in FAMILIES if config.model_type in f.model_types)
+        try:
+            Fields.get = recording
+            for values in (json.loads((folder / "config.json").read_text()), config.to_dict()):
+                family.read_config(values, "config.json")
+        finally:
+            Fields.get = get
+    return known - asked - WITHOUT_EFFECT
