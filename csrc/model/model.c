@@ -22,7 +22,7 @@ in_range(const char *name, int64_t value, int64_t low, int64_t high, sp_error *e
 }
 
 static sp_status
-finite(const char *name, float value, int not_negative, sp_error *error)
+is_number(const char *name, float value, int not_negative, sp_error *error)
 {
     if (!isfinite(value) || (not_negative && value < 0.0f)) {
         return sp_fail(error, SP_INVALID, "%s = %g: expected a finite number%s", name,
@@ -59,15 +59,15 @@ check_spec(const sp_spec *s, sp_error *error)
         return sp_fail(error, SP_INVALID,
                        "parallel_residual with norms after the sum: expected one or the other");
     }
-    SP_TRY(finite("norm_eps", s->norm_eps, 1, error));
-    SP_TRY(finite("attention_scale", s->attention_scale, 0, error));
-    SP_TRY(finite("attention_soft_cap", s->attention_soft_cap, 1, error));
-    SP_TRY(finite("qkv_clip", s->qkv_clip, 1, error));
-    SP_TRY(finite("embedding_scale", s->embedding_scale, 0, error));
-    SP_TRY(finite("input_scale", s->input_scale, 0, error));
-    SP_TRY(finite("residual_scale", s->residual_scale, 0, error));
-    SP_TRY(finite("logit_scale", s->logit_scale, 0, error));
-    SP_TRY(finite("logit_soft_cap", s->logit_soft_cap, 1, error));
+    SP_TRY(is_number("norm_eps", s->norm_eps, 1, error));
+    SP_TRY(is_number("attention_scale", s->attention_scale, 0, error));
+    SP_TRY(is_number("attention_soft_cap", s->attention_soft_cap, 1, error));
+    SP_TRY(is_number("qkv_clip", s->qkv_clip, 1, error));
+    SP_TRY(is_number("embedding_scale", s->embedding_scale, 0, error));
+    SP_TRY(is_number("input_scale", s->input_scale, 0, error));
+    SP_TRY(is_number("residual_scale", s->residual_scale, 0, error));
+    SP_TRY(is_number("logit_scale", s->logit_scale, 0, error));
+    SP_TRY(is_number("logit_soft_cap", s->logit_soft_cap, 1, error));
     for (int32_t l = 0; s->windows != NULL && l < s->num_layers; l++) {
         SP_TRY(in_range("window", s->windows[l], 0, INT32_MAX, error));
     }
