@@ -63,7 +63,15 @@ def make_arms(rms: float) -> dict[str, dict[str, Any]]:
         "zero-shot": {"num_virtual_tokens": 0},
         "4-shot": {"num_virtual_tokens": 0, "examples": 4},
         "default": {},
+        "labels": {"objective": "labels"},
         "tokens": {"objective": "tokens"},
+        "tokens-text": {
+            "objective": "tokens",
+            "init": softprompt.TextStart("<|endoftext|>Classify the text. "),
+        },
+        "tokens-5%": {"objective": "tokens", "learning_rate": 0.05 * rms},
+        "tokens-10%": {"objective": "tokens", "learning_rate": 0.1 * rms},
+        "tokens-15%": {"objective": "tokens", "learning_rate": 0.15 * rms},
         # What reached 88.7 % on SST-2 with PEFT: AdamW, 0.01 falling linearly, from a text.
         "peft": {
             "objective": "tokens",

@@ -213,6 +213,10 @@ sp_status sp_loss_workspace(sp_context *context, const sp_forest *forest, const 
 /* log_probs [num_entries]; grad [num_virtual, d] is overwritten, or NULL: forward only. */
 sp_status sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
                   const sp_options *options, double *log_probs, float *grad, sp_error *error);
+/* Bytes of workspace that the same call of sp_logits would take. */
+sp_status sp_logits_workspace(sp_context *context, const sp_forest *forest, int32_t num_rows,
+                              const int32_t *rows, const sp_options *options, size_t *bytes,
+                              sp_error *error);
 /* logits [num_rows, V] after each of `rows` (rising). */
 sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_rows,
                     const int32_t *rows, const sp_options *options, float *logits,

@@ -272,23 +272,40 @@ sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
     return status;
 }
 
+static sp_status
+prepare_logits(call *c, const sp_context *context, const sp_forest *forest, int32_t num_rows,
+               const int32_t *rows, const sp_options *options, sp_error *error)
+{
+    if (num_rows < 0) {
+        return sp_fail(error, SP_INVALID, "num_rows = %d: expected 0 or more", num_rows);
+    }
+    SP_TRY(prepare(c, context, forest, num_rows, rows, NULL, 0, options, error));
+    if (c->schedule.num_head_rows != num_rows) {
+        sp_schedule_free(&c->schedule);
+        return sp_fail(error, SP_INVALID, "rows: expected rising rows, a row stands twice");
+    }
+    return SP_OK;
+}
+
+sp_status
+sp_logits_workspace(sp_context *context, const sp_forest *forest, int32_t num_rows,
+                    const int32_t *rows, const sp_options *options, size_t *bytes, sp_error *error)
+{
+    call c;
+    SP_TRY(prepare_logits(&c, context, forest, num_rows, rows, options, error));
+    *bytes = measure(&c, options->num_threads);
+    sp_schedule_free(&c.schedule);
+    return SP_OK;
+}
+
 sp_status
 sp_logits(sp_context *context, const sp_forest *forest, int32_t num_rows, const int32_t *rows,
           const sp_options *options, float *logits, sp_error *error)
 {
     call c;
-    if (num_rows < 0) {
-        return sp_fail(error, SP_INVALID, "num_rows = %d: expected 0 or more", num_rows);
-    }
-    SP_TRY(prepare(&c, context, forest, num_rows, rows, NULL, 0, options, error));
+    SP_TRY(prepare_logits(&c, context, forest, num_rows, rows, options, error));
     c.heads.logits = logits;
-    sp_status status = SP_OK;
-    if (c.schedule.num_head_rows != num_rows) {
-        status = sp_fail(error, SP_INVALID, "rows: expected rising rows, a row stands twice");
-    }
-    if (status == SP_OK) {
-        status = execute(&c, context, options, error);
-    }
+    sp_status status = execute(&c, context, options, error);
     sp_schedule_free(&c.schedule);
     return status;
 }

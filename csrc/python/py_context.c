@@ -229,7 +229,8 @@ context_loss(py_context *self, PyObject *args)
     int32_t width = sp_model_hidden_size(model_of(self)->model);
     sp_forest forest;
     sp_losses losses;
-    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest) || !check_width(prompt, width)
+    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
+        || !check_width(prompt, width)
         || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
@@ -302,35 +303,67 @@ finish_logits(PyObject *logits, sp_status status, const sp_error *error)
     return logits;
 }
 
+typedef struct {
+    sp_forest forest;
+    int32_t num_rows;
+    const int32_t *rows; /* [num_rows] */
+    sp_options options;
+} logits_call;
+
+/* args = (forest, prompt, rows, num_threads, pack_rows) */
+static int
+take_logits_call(py_context *self, PyObject *args, logits_call *call)
+{
+    PyObject *forest, *prompt, *rows_object;
+    memset(call, 0, sizeof *call);
+    if (!PyArg_ParseTuple(args, "O!OOii", &PyTuple_Type, &forest, &prompt, &rows_object,
+                          &call->options.num_threads, &call->options.pack_rows)) {
+        return 0;
+    }
+    PyArrayObject *rows = sp_py_array(rows_object, NPY_INT32, 1, "rows");
+    if (rows == NULL || (call->num_rows = sp_py_length(rows, 0, "rows")) < 0) {
+        return 0;
+    }
+    call->rows = PyArray_DATA(rows);
+    return take_forest(forest, prompt, model_of(self)->model, &call->forest)
+           && check_width(prompt, sp_model_hidden_size(model_of(self)->model));
+}
+
 static PyObject *
 context_logits(py_context *self, PyObject *args)
 {
-    PyObject *forest_tuple, *prompt, *rows_object;
-    int threads, pack_rows;
-    if (!PyArg_ParseTuple(args, "O!OOii:logits", &PyTuple_Type, &forest_tuple, &prompt,
-                          &rows_object, &threads, &pack_rows)) {
+    logits_call call;
+    if (!take_logits_call(self, args, &call)) {
         return NULL;
     }
-    sp_forest forest;
-    PyArrayObject *rows = sp_py_array(rows_object, NPY_INT32, 1, "rows");
-    int32_t num_rows = rows == NULL ? -1 : sp_py_length(rows, 0, "rows");
-    if (num_rows < 0 || !take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
-        || !check_width(prompt, sp_model_hidden_size(model_of(self)->model))) {
-        return NULL;
-    }
-    PyObject *logits = new_logits(self, num_rows);
+    PyObject *logits = new_logits(self, call.num_rows);
     if (logits == NULL) {
         return NULL;
     }
     float *data = PyArray_DATA((PyArrayObject *)logits);
-    sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
     sp_error error;
     signal_watch watch;
-    enter_engine(self, &watch, &options);
-    sp_status status = sp_logits(self->context, &forest, num_rows, PyArray_DATA(rows), &options,
-                                 data, &error);
+    enter_engine(self, &watch, &call.options);
+    sp_status status = sp_logits(self->context, &call.forest, call.num_rows, call.rows,
+                                 &call.options, data, &error);
     leave_engine(self, &watch);
     return finish_logits(logits, status, &error);
+}
+
+static PyObject *
+context_logits_workspace(py_context *self, PyObject *args)
+{
+    logits_call call;
+    if (!take_logits_call(self, args, &call)) {
+        return NULL;
+    }
+    sp_error error;
+    size_t bytes;
+    lock_context(self);
+    sp_status status = sp_logits_workspace(self->context, &call.forest, call.num_rows, call.rows,
+                                           &call.options, &bytes, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? PyLong_FromSize_t(bytes) : sp_py_raise(&error);
 }
 
 static PyObject *
@@ -494,6 +527,9 @@ static PyMethodDef context_methods[] = {
     {"logits", (PyCFunction)context_logits, METH_VARARGS,
      "logits($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
      "Logits [len(rows), vocab_size] float32 after each of the rising rows."},
+    {"logits_workspace", (PyCFunction)context_logits_workspace, METH_VARARGS,
+     "logits_workspace($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
+     "Bytes of workspace that the same call of logits takes."},
     {"segment_create", (PyCFunction)context_segment_create, METH_VARARGS,
      "segment_create($self, parent, capacity, frequencies=None, /)\n--\n\n"
      "A new resident segment; without a parent it may have its own frequencies [1, numbers]."},

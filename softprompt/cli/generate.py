@@ -28,6 +28,9 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Draw from this much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of drawing.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which to stop.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Show one text's words as they come.")
+    ] = False,
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -36,6 +39,8 @@ def generate(
     inputs = list(texts or []) or [line.rstrip("\r\n") for line in sys.stdin]
     if not inputs:
         raise typer.BadParameter("no texts, neither as arguments nor on stdin", param_hint="TEXTS")
+    if stream and (as_json or len(inputs) > 1):
+        raise typer.BadParameter("for one text, without --json", param_hint="--stream")
     folders = list(prompt or [])
     if len(folders) not in (0, 1, len(inputs)):
         raise typer.BadParameter(
@@ -58,7 +63,11 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop=stop or None,
+        stream=_show if stream else None,
     )
+    if stream:
+        print()
+        return
     results = [
         {"input": text, "output": output} for text, output in zip(inputs, outputs, strict=True)
     ]
@@ -66,3 +75,7 @@ def generate(
         results[i]["prompt"] = str(folder)
     report({"model": str(language_model.config.name_or_path), "results": results},
            "\n".join(outputs), as_json=as_json)  # fmt: skip
+
+
+def _show(row: int, piece: str) -> None:
+    print(piece, end="", flush=True)

@@ -102,7 +102,12 @@ def train(
 
     estimator = make_estimator(models.load(model, threads), target_field, preset, parameters)
     say(f"training on {len(rows)} rows ...")
-    estimator.fit(rows, y, validation_data=held_out)
+    try:
+        estimator.fit(rows, y, validation_data=held_out)
+    except KeyboardInterrupt:
+        if checkpoint_dir is not None:
+            say(f"the same command with --resume goes on from {checkpoint_dir}")
+        raise
     if estimator.prompt_ is None:
         raise typer.BadParameter("0 trains nothing", param_hint="--num-virtual-tokens")
     folder = estimator.prompt_.save(output)

@@ -57,10 +57,10 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         Rows of the prompt; 0 trains nothing.
     init : str, TextStart, array, SoftPrompt or path, default "labels"
         Where the prompt starts; see `softprompt.tuner.make_start`.
-    objective : {"labels", "tokens"}, default "labels"
-        What training lowers. ``"labels"``: minus the log of the right label's share in the softmax
-        of the labels' log-likelihoods. ``"tokens"``: cross-entropy of the right label's tokens
-        over the whole vocabulary, as PEFT trains.
+    objective : {"tokens", "labels"}, default "tokens"
+        What training lowers. ``"tokens"``: cross-entropy of the right label's tokens over the
+        whole vocabulary, as PEFT trains. ``"labels"``: minus the log of the right label's share in
+        the softmax of the labels' log-likelihoods.
     optimizer : {"adamw", "adafactor"}, default "adamw"
     optimizer_options : dict, optional
         Further arguments of `softprompt.optim.AdamW` or `softprompt.optim.Adafactor`.
@@ -81,7 +81,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         no `validation_data`. 0: none, and the last prompt is kept instead of the best.
     validation_metric : {"accuracy", "loss"}, default "accuracy"
         What makes the best prompt; equal accuracies are told apart by the loss.
-    eval_every : int, default 25
+    eval_every : int, default 50
         Steps between evaluations.
     patience : int or None, default None
         Evaluations without a better prompt after which training ends.

@@ -8,6 +8,7 @@ names it, never a crash, a hang or a `MemoryError`. Nothing here unpickles.
 from .atomic import atomic_writer, write_bytes
 from .bounded_json import load_json, parse_json
 from .gguf import GgufFile, StringArray, open_gguf
+from .mapped_file import forget_pages
 from .safetensors import SafetensorsFile, open_safetensors, write_safetensors
 from .stored_tensor import StoredTensor
 
@@ -17,6 +18,7 @@ __all__ = [
     "StoredTensor",
     "StringArray",
     "atomic_writer",
+    "forget_pages",
     "load_json",
     "open_gguf",
     "open_safetensors",

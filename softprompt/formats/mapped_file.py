@@ -82,3 +82,24 @@ def map_file(path: str | os.PathLike[str]) -> np.ndarray:
     finally:
         os.close(fd)
     return np.frombuffer(mapping, dtype=np.uint8)
+
+
+def forget_pages(view: np.ndarray) -> None:
+    """Let go of the memory that reading a part of a mapped file took.
+
+    The mapping stays as it is: whoever reads there again gets the same bytes from the file.
+
+    Parameters
+    ----------
+    view : numpy.ndarray
+        A view of what `map_file` returned; of any other array nothing happens.
+    """
+    root = view
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    mapping = root.base.obj if isinstance(root.base, memoryview) else root.base
+    if not isinstance(mapping, mmap.mmap) or not hasattr(mapping, "madvise"):
+        return
+    first = view.ctypes.data - root.ctypes.data
+    aligned = first - first % mmap.PAGESIZE
+    mapping.madvise(mmap.MADV_DONTNEED, aligned, first + view.nbytes - aligned)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from softprompt.families import length_class
 from softprompt.model.forest import pack
+from softprompt.model.frozen import FrozenModel
 from softprompt.model.sampling import Sampler
 from softprompt.model.sequences import PromptTable
 from softprompt.model.workers import PACK_ROWS, Worker
 
-if TYPE_CHECKING:
-    from softprompt.model.model import Model
-
 __all__ = ["generate"]
 
 CACHE_BYTES = 1 << 28
-"""Keys and values of texts that are generated together (256 MiB)."""
+"""Keys, values and logits of texts that are generated together (256 MiB)."""
 
 KEPT_PROMPTS = 16
 """Prompts whose keys and values stay resident in a context."""
@@ -46,7 +43,7 @@ class _Text:
 class _Resident:
     """Segments of one worker during one call, released at its end; prompts stay."""
 
-    def __init__(self, model: Model, worker: Worker, table: PromptTable) -> None:
+    def __init__(self, model: FrozenModel, worker: Worker, table: PromptTable) -> None:
         self.model = model
         self.context = worker.context
         self.kept = worker.prompts
@@ -196,7 +193,7 @@ def _advance(resident: _Resident, texts: list[_Text]) -> np.ndarray:
     return logits
 
 
-def _finish(model: Model, text: _Text, stop: Sequence[str], final: bool) -> str:
+def _finish(model: FrozenModel, text: _Text, stop: Sequence[str], final: bool) -> str:
     """Update a text after a token; returns the piece that may be shown now."""
     if model.tokenizer is None:
         return ""
@@ -222,7 +219,7 @@ def _finish(model: Model, text: _Text, stop: Sequence[str], final: bool) -> str:
 
 
 def _run(
-    model: Model,
+    model: FrozenModel,
     worker: Worker,
     table: PromptTable,
     texts: list[_Text],
@@ -256,8 +253,31 @@ def _run(
         resident.close()
 
 
+def _batches(
+    model: FrozenModel, table: PromptTable, texts: list[_Text]
+) -> Iterator[tuple[int, int]]:
+    """Texts that are generated together: so many that their keys, values and logits fit."""
+    spec = model.spec
+    row_bytes = 8 * spec.num_layers * spec.num_kv_heads * spec.head_dim
+    # Logits twice: those of the last rows, and those that they came from.
+    sizes = [(len(text.ids) + text.limit) * row_bytes + 8 * spec.vocab_size for text in texts]
+    prompts = 0 if table.matrix is None else len(table.matrix) * row_bytes
+    spare = model._workers.spare_bytes
+    # Half of what is left: the other half is for the rows that are computed together.
+    room = CACHE_BYTES if spare is None else min(CACHE_BYTES, (spare - prompts) // 2)
+    start = 0
+    while start < len(texts):
+        end, total = start + 1, sizes[start]
+        model._workers.check_limit(prompts + 2 * total)
+        while end < len(texts) and total + sizes[end] <= room:
+            total += sizes[end]
+            end += 1
+        yield start, end
+        start = end
+
+
 def generate(
-    model: Model,
+    model: FrozenModel,
     inputs: Sequence,
     prompt: object = None,
     *,
@@ -274,7 +294,7 @@ def generate(
 
     Parameters
     ----------
-    model : Model
+    model : FrozenModel
     inputs : list of texts or id lists
     prompt : SoftPrompt, array, or a list of one (or None) per input, optional
     max_new_tokens : int
@@ -330,21 +350,12 @@ def generate(
         number = length_class(model.spec, length)
         texts.append(_Text(ids, w, sampler.stream(repetition), limit, number))
 
-    row_bytes = model.spec.num_layers * model.spec.num_kv_heads * model.spec.head_dim * 8
-    start = 0
-    while start < len(texts):
-        end, rows = start, 0
-        while end < len(texts):
-            rows += len(texts[end].ids) + texts[end].limit
-            if end > start and rows * row_bytes > CACHE_BYTES:
-                break
-            end += 1
+    for start, end in _batches(model, table, texts):
         with model._workers.lend() as worker:
             _run(
                 model, worker, table, texts[start:end], list(range(start, end)), sampler, stops,
                 stream,
             )  # fmt: skip
-        start = end
     if return_ids or model.tokenizer is None:
         return [text.new for text in texts]
     if stops:

@@ -6,19 +6,17 @@ import os
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from softprompt.families import View, computed_weights
 from softprompt.model.config import ModelConfig, ModelOrigin, gguf_config, huggingface_config
+from softprompt.model.model import Model
 from softprompt.model.resolve import resolve
 from softprompt.model.sources import Source, open_source, source_files
 from softprompt.model.threads import engine
 from softprompt.model.weights import materialise
-
-if TYPE_CHECKING:
-    from softprompt.model.model import Model
 
 __all__ = ["load_model", "reload_model"]
 
@@ -34,6 +32,16 @@ class Weights(dict):
 
 _loaded: weakref.WeakValueDictionary[tuple, Weights] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
+
+
+def _forget_lock() -> None:
+    """In a forked child the thread that may have held the lock is gone."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
 
 
 def load_model(
@@ -79,7 +87,6 @@ def load_model(
     ImportError
         A rare quantised type needs the `gguf` library.
     """
-    from softprompt.model.model import Model
     from softprompt.tokenizer import added_specials, wrap_tokenizer
 
     if weights not in WEIGHTS:
@@ -102,6 +109,7 @@ def load_model(
         config=_config(source, os.fspath(name_or_path), added_specials(own)),
         tokenizer=own,
         origin=ModelOrigin(str(path.absolute()) if is_path else os.fspath(name_or_path), options),
+        reload=reload_model,
         num_threads=num_threads,
         memory_limit=memory_limit,
     )

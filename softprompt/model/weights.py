@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from softprompt.families import View
-from softprompt.formats import StoredTensor
+from softprompt.formats import StoredTensor, forget_pages
 from softprompt.model.threads import engine
 
 __all__ = ["materialise"]
@@ -59,11 +59,14 @@ def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.
     else:
         part = _rows_of(stored, view, shape[0])
         out = _borrowed(part, shape) if view.offset == 0 else None
-        if out is None:
-            out = np.empty(shape, dtype=np.float32)
-            _fill(part, out)
+        if out is not None:
+            _check_finite(stored, out)
+            return out
+        out = np.empty(shape, dtype=np.float32)
+        _fill(part, out)
     if view.offset != 0:
         out += np.float32(view.offset)
+    forget_pages(stored.data)  # the file would stay in memory beside its conversion
     _check_finite(stored, out)
     out.flags.writeable = False
     return out

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -70,9 +70,32 @@ class Workers:
         finally:
             free.append(worker)
 
-    def rows_within_limit(self, context: Any, arguments: tuple, num_threads: int) -> int:
-        """Largest `pack_rows` with which a call of ``context.loss(*arguments, ...)`` stays within
-        the memory limit.
+    @property
+    def spare_bytes(self) -> int | None:
+        """What `memory_limit` leaves beside the weights; None: no limit."""
+        return None if self.memory_limit is None else self.memory_limit - self.weight_bytes
+
+    def check_limit(self, needed: int) -> None:
+        """Raise if a call may not take `needed` bytes beside the weights.
+
+        Raises
+        ------
+        RuntimeError
+            It would take more than `memory_limit`.
+        """
+        if self.memory_limit is not None and self.weight_bytes + needed > self.memory_limit:
+            raise RuntimeError(
+                f"memory_limit = {self.memory_limit} bytes: this call takes "
+                f"{self.weight_bytes + needed} bytes, {self.weight_bytes} of them weights"
+            )
+
+    def rows_within_limit(self, workspace: Callable[[int], int]) -> int:
+        """Largest `pack_rows` with which a call stays within the memory limit.
+
+        Parameters
+        ----------
+        workspace : callable
+            `pack_rows` to the bytes of workspace that the call then takes.
 
         Raises
         ------
@@ -83,14 +106,10 @@ class Workers:
         if self.memory_limit is None:
             return rows
         while True:
-            needed = self.weight_bytes + context.loss_workspace(*arguments, num_threads, rows)
-            if needed <= self.memory_limit:
+            needed = workspace(rows)
+            if self.weight_bytes + needed <= self.memory_limit or rows <= SMALLEST_PACK_ROWS:
+                self.check_limit(needed)
                 return rows
-            if rows <= SMALLEST_PACK_ROWS:
-                raise RuntimeError(
-                    f"memory_limit = {self.memory_limit} bytes: this call takes {needed} bytes, "
-                    f"{self.weight_bytes} of them weights"
-                )
             rows = max(SMALLEST_PACK_ROWS, rows // 2)
 
 

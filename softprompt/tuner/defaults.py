@@ -6,7 +6,7 @@ They are the defaults of `SoftPromptClassifier` and `SoftPromptGenerator`.
 from __future__ import annotations
 
 NUM_VIRTUAL_TOKENS = 20
-OBJECTIVE = "labels"
+OBJECTIVE = "tokens"
 OPTIMIZER = "adamw"
 SCHEDULE = "linear"
 WARMUP_STEPS = 0
@@ -14,7 +14,7 @@ MAX_STEPS = 150
 BATCH_SIZE = 16
 MAX_GRAD_NORM = 1.0
 VALIDATION_FRACTION = 0.1
-EVAL_EVERY = 25
+EVAL_EVERY = 50
 
 #: ``learning_rate="auto"`` as a fraction of the RMS of the model's embeddings. Both optimisers
 #: normalise their updates, so a step moves each entry by about the learning rate.

@@ -24,6 +24,7 @@ from softprompt.tuner.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from softprompt.tuner.defaults import EVAL_EVERY
 from softprompt.tuner.objectives import Objective, Validation, digest_of
 from softprompt.tuner.progress import Progress
 from softprompt.tuner.record import RunRecord
@@ -115,7 +116,7 @@ class Run:
         batch_size: int,
         seed: int,
         validation: Validation | None = None,
-        eval_every: int = 25,
+        eval_every: int = EVAL_EVERY,
         patience: int | None = None,
         max_grad_norm: float | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,

@@ -149,6 +149,12 @@ def test_generate_is_the_models(run, trained, model_folder, monkeypatch):
     assert each_its_own == by_argument
 
 
+def test_generate_streams_the_text_that_it_would_return(run, trained):
+    options = ("--prompt", trained, "--max-new-tokens", 5)
+    whole = run("generate", "aba", *options, "--json").json["results"][0]["output"]
+    assert run("generate", "aba", *options, "--stream").out == whole + "\n"
+
+
 def test_neighbors(run, trained):
     result = run("neighbors", trained, "-k", 2, "--metric", "cosine", "--json").json
     assert [len(row["cosine"]) for row in result["rows"]] == [2, 2, 2]

@@ -73,6 +73,8 @@ def test_debug_shows_the_traceback(tmp_path):
         (["train"], "--model"),
         (["generate", "a", "--max-new-tokens", "many"], "--max-new-tokens"),
         (["generate", "a"], "--model"),
+        (["generate", "a", "b", "--prompt", "{prompt}", "--stream"], "--stream"),
+        (["generate", "a", "--prompt", "{prompt}", "--stream", "--json"], "--stream"),
         (["predict", "--data", "{data}"], "--template"),
         (["predict", "--data", "{data}", "--template", "{{word}}"], "--labels"),
         (["predict", "--data", "{data}", "--prompt", "{prompt}", "--labels", "a,b"], "--labels"),
@@ -93,6 +95,7 @@ def test_an_interrupt_is_exit_code_130(write, rows, model_folder, tmp_path):
         sys.executable, "-m", "softprompt", "train", "--model", model_folder, "--data",
         write("train.jsonl", rows), "--template", "{word}:", "--max-steps", "1000000",
         "--record", tmp_path / "run.jsonl", "--output", tmp_path / "prompt",
+        "--checkpoint-dir", tmp_path / "checkpoint",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "run.jsonl").exists() and process.poll() is None:
@@ -100,7 +103,10 @@ def test_an_interrupt_is_exit_code_130(write, rows, model_folder, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "interrupted"
+    hint, last = err.splitlines()[-2:]
+    assert last == "interrupted"
+    assert hint == f"the same command with --resume goes on from {tmp_path / 'checkpoint'}"
+    assert list((tmp_path / "checkpoint").iterdir())
     assert "Traceback" not in err
 
 

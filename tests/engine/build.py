@@ -11,6 +11,7 @@ from reference.twin import Twin
 from softprompt import _core
 from softprompt.families.spec import Spec
 from softprompt.model.config import ModelConfig, ModelOrigin
+from softprompt.model.load import reload_model
 from softprompt.model.model import Model
 
 
@@ -60,6 +61,7 @@ def engine_model(twin: Twin, *, bos_token_id: int | None = None) -> Model:
         config=config,
         tokenizer=None,
         origin=ModelOrigin(name_or_path="test", options={}, fingerprint=None),
+        reload=reload_model,
         num_threads=None,
         memory_limit=None,
     )

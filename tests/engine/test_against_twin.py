@@ -122,6 +122,27 @@ def test_ranking_loss_and_gradient(data):
 
 
 @given(st.data())
+def test_ranking_with_several_prompts_in_one_pass(data):
+    twin = data.draw(twins())
+    single = twin.in_float32()
+    count = data.draw(st.integers(1, 3))
+    each = [data.draw(prompts(twin.spec["hidden_size"])) for _ in range(count)]
+    tasks = [data.draw(rankings(twin.spec["vocab_size"])) for _ in each]
+    choices = tasks[0]["choices"]
+    for task in tasks:  # of which all prompts have the same
+        task["choices"] = choices
+        task["targets"] = [t % len(choices) for t in task["targets"]]
+    answers = engine_model(twin).ranking_loss_and_grad(
+        each, [task["inputs"] for task in tasks], choices, [task["targets"] for task in tasks]
+    )
+    assert len(answers) == count
+    for prompt, task, (loss, grad) in zip(each, tasks, answers, strict=True):
+        exact, rough = (t.ranking_loss_and_grad(prompt, **task) for t in (twin, single))
+        assert_rows(loss, exact[0], rough[0])
+        assert_gradient(grad, exact[1], rough[1])
+
+
+@given(st.data())
 def test_rank(data):
     twin = data.draw(twins())
     prompt = data.draw(st.none() | prompts(twin.spec["hidden_size"]))

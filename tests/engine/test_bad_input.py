@@ -268,6 +268,12 @@ def test_targets_of_another_number(model):
         model.generate([[5], [6]], [prompt()], return_ids=True)
     with pytest.raises(ValueError, match=r"2.*1|1.*2"):
         model.loss_and_grad([prompt(), prompt()], [GOOD])
+    with pytest.raises(ValueError, match="2 prompts and 1 lists of targets"):
+        model.ranking_loss_and_grad(
+            [prompt(), prompt()], [[[5]], [[6]]], [[6], [7]], [[0]]
+        )  # fmt: skip
+    with pytest.raises(ValueError, match=r"targets\[1\]: 2 for 1 inputs"):
+        model.ranking_loss_and_grad([prompt(), prompt()], [[[5]], [[6]]], [[6], [7]], [[0], [0, 1]])
 
 
 @pytest.mark.parametrize("target", [-1, 2, 2**40])

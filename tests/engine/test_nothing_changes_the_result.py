@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from engine.build import CharTokenizer, without_sharing
 
 import softprompt
+from softprompt.model import load
 
 RELATIVE = 1e-5
 
@@ -149,6 +154,33 @@ def test_fork_beside_a_running_call(case, expected):
             assert_equal_bits(future.result(), expected)
 
 
+def test_fork_while_another_thread_loads(case, expected, monkeypatch):
+    """The child loads the model itself, and does not wait for a thread that it does not have."""
+    reached, go_on = threading.Event(), threading.Event()
+    convert = load._convert
+
+    def slow(source):
+        reached.set()
+        go_on.wait()
+        return convert(source)
+
+    def in_the_child():
+        signal.alarm(60)
+        monkeypatch.undo()
+        return answers(case, softprompt.load_model(copy, tokenizer=CharTokenizer(600)))
+
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
+        copy = shutil.copytree(case.folder, Path(folder) / "model")
+        monkeypatch.setattr(load, "_convert", slow)
+        future = pool.submit(softprompt.load_model, copy, tokenizer=CharTokenizer(600))
+        try:
+            assert reached.wait(60)
+            assert_equal_bits(in_forked_child(in_the_child), expected)
+        finally:
+            go_on.set()
+        assert_equal_bits(answers(case, future.result()), expected)
+
+
 def test_another_process(case, expected):
     program = """
 import pickle, sys
@@ -245,6 +277,26 @@ def test_rows_that_are_computed_together(case, expected):
         np.testing.assert_array_equal(got["greedy"], expected["greedy"])
         seen.add(got["grad"].tobytes())
     assert len(seen) > 1, "no limit changed the schedule, so nothing was tested"
+
+
+def test_a_limit_below_what_a_call_takes(case):
+    """An error with both numbers, and the same model goes on with calls that fit."""
+    weights = sum(w.nbytes for w in case.model.weights.values())
+    limit = weights + 2**16
+    model = softprompt.load_model(case.folder, memory_limit=limit, tokenizer=CharTokenizer(600))
+    inputs = [list(range(1, 60))] * 4
+    calls = {
+        "loss_and_grad": lambda: model.loss_and_grad(case.prompt, case.examples),
+        "rank": lambda: model.rank(inputs, case.choices, case.prompt),
+        "logits": lambda: model.logits(inputs, case.prompt),
+        "generate": lambda: model.generate(inputs, case.prompt, max_new_tokens=60),
+    }
+    for call in calls.values():
+        with pytest.raises(RuntimeError, match=f"memory_limit = {limit} bytes.*takes"):
+            call()
+    model.memory_limit = None
+    for call in calls.values():
+        call()
 
 
 def memory_limits(case) -> list[int]:

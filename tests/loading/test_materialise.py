@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
 from softprompt.families import View
-from softprompt.formats import StoredTensor
+from softprompt.formats import StoredTensor, forget_pages
 from softprompt.formats.ggml_types import GGML_TYPES
+from softprompt.formats.mapped_file import map_file
 from softprompt.model import weights
 from softprompt.model.weights import materialise
 
@@ -106,3 +108,34 @@ def test_rare_types_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ImportError, match=r"'a.weight' has type IQ2_S.*softprompt\[gguf\]"):
         materialise(stored, View(), stored.shape)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
+def test_a_converted_tensor_leaves_no_pages_of_its_file_behind(tmp_path):
+    path = tmp_path / "weights"
+    values = np.linspace(-1, 1, 1 << 20, dtype=np.float16)
+    path.write_bytes(b"a header" + values.tobytes() + b"a footer")
+    mapped = map_file(path)
+    data = mapped[8:-8]
+    stored = StoredTensor("a.weight", "F16", (1024, 1024), data, str(path))
+    assert data.sum() > 0
+    assert resident_bytes(path) >= data.nbytes
+    got = materialise(stored, View(), (1024, 1024))
+    assert resident_bytes(path) <= 2**16
+    np.testing.assert_array_equal(got, values.reshape(1024, 1024).astype(np.float32))
+    np.testing.assert_array_equal(data.view(np.float16), values)  # the mapping is still there
+
+
+def test_forgetting_what_is_no_mapping_does_nothing():
+    array = np.arange(5, dtype=np.uint8)
+    forget_pages(array[1:])
+    np.testing.assert_array_equal(array, np.arange(5))
+
+
+def resident_bytes(path) -> int:
+    """Memory that the mapping of a file takes."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    for line in lines:
+        if line.endswith(str(path)):
+            return 1024 * int(next(x for x in lines if x.startswith("Rss:")).split()[1])
+    raise AssertionError(f"{path} is not mapped")

@@ -1,7 +1,7 @@
 """transformers and PEFT on the tiny folders of `decoders`, each text in a run of its own.
 
-Attention is the eager form, the one with every switch (see `load`). With `exact` a model computes in
-float64 from end to end: where transformers rounds norms, softmaxes, sines and cosines to float32
+Attention is the eager form, the one with every switch (see `load`). With `exact` a model computes
+in float64 from end to end: where transformers rounds norms, softmaxes, sines and cosines to float32
 even in a float64 model, the name float32 stands for float64 while it runs. Rotary frequencies stay
 as they are, numbers of float32.
 """
