@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from softprompt.families import family_of, read_config
+
 _SIZES = {
     "vocab_size": 71,
     "hidden_size": 24,
@@ -429,6 +431,23 @@ CONFIGS: dict[str, dict] = {
         "attention_bias": True,
     },
 }
+
+
+def table_shapes(config: Mapping) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a configuration's tensors by softprompt's own tables, without prefixes.
+
+    The parity tests compare these tables with transformers' models.
+    """
+    spec = read_config(config, "config.json")
+    shapes = {}
+    for slot in family_of(spec).bound_slots(spec, "hf"):
+        shape = slot.view.stored_shape(slot.shape)
+        if "{h}" in slot.source:
+            names = [slot.source.replace("{h}", str(head)) for head in range(shape[0])]
+            shapes |= dict.fromkeys(names, shape[1:])
+        else:
+            shapes[slot.source] = shape
+    return shapes
 
 
 def draw_weights(shapes: Mapping[str, tuple[int, ...]], model_type: str, seed: int) -> dict:
