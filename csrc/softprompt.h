@@ -56,8 +56,34 @@ void sp_memory_fail_at(uint64_t n, int forever);
 /* ---- model ----------------------------------------------------------------------------- */
 
 typedef enum { SP_NORM_RMS = 0, SP_NORM_LAYER } sp_norm;
-typedef enum { SP_POSITIONS_NONE = 0, SP_POSITIONS_ROTARY, SP_POSITIONS_LEARNED } sp_positions;
-typedef enum { SP_SILU = 0, SP_GELU_TANH, SP_GELU_ERF, SP_RELU } sp_activation;
+/* Where the norms of a layer's two halves f (attention, MLP) stand. */
+typedef enum {
+    SP_NORM_PRE = 0,  /* x + f(norm(x)) */
+    SP_NORM_OUTPUT,   /* x + norm(f(x)) */
+    SP_NORM_SANDWICH, /* x + norm(f(norm(x))) */
+    SP_NORM_POST,     /* norm(x + f(x)) */
+} sp_norm_place;
+/* Norms of queries and keys, before their rotation. */
+typedef enum {
+    SP_QK_NORM_NONE = 0,
+    SP_QK_NORM_HEAD,  /* each head alone, all with the same weights */
+    SP_QK_NORM_HEADS, /* each head alone, each with its own weights */
+    SP_QK_NORM_WHOLE, /* all heads of a row together */
+} sp_qk_norm;
+typedef enum {
+    SP_POSITIONS_NONE = 0,
+    SP_POSITIONS_ROTARY,
+    SP_POSITIONS_LEARNED,
+    SP_POSITIONS_ALIBI, /* a bias of the scores, linear in the distance (arXiv 2108.12409) */
+} sp_positions;
+typedef enum {
+    SP_SILU = 0,
+    SP_GELU_TANH,
+    SP_GELU_ERF,
+    SP_GELU_QUICK, /* x * sigmoid(1.702 x) */
+    SP_RELU,
+    SP_RELU_SQUARED,
+} sp_activation;
 
 typedef struct {
     int32_t vocab_size;        /* V */
@@ -69,14 +95,31 @@ typedef struct {
     int32_t intermediate_size; /* f */
     int32_t max_positions;     /* longest path through the forest */
     int32_t rotary_dim;        /* even, <= head_dim; the rest of a head is not rotated */
+    int32_t num_ropes;         /* rotary: sets of frequencies, of which each layer has one */
     sp_norm norm;
+    sp_norm_place norm_place;
+    sp_qk_norm qk_norm;        /* of the kind `norm` */
     sp_positions positions;
     sp_activation activation;
     int gated;                 /* activation(gate) * up, otherwise activation(up) */
     int rope_interleaved;      /* rotate pairs (2i, 2i+1), otherwise (i, i + rotary_dim / 2) */
+    int parallel_residual;     /* x + attention(norm(x)) + MLP(norm(x)), otherwise one after other */
+    int embedding_norm;        /* a norm of all input rows */
+    int final_norm;            /* a norm before the head */
     float norm_eps;
     float attention_scale;     /* of the query-key products */
+    float attention_soft_cap;  /* cap * tanh(score / cap); 0: none */
+    float qkv_clip;            /* queries, keys, values to [-clip, clip]; 0: not */
     float embedding_scale;     /* of token embeddings; virtual tokens are taken as they are */
+    float input_scale;         /* of all input rows */
+    float residual_scale;      /* of what a half of a layer adds */
+    float logit_scale;
+    float logit_soft_cap;      /* after logit_scale; 0: none */
+    /* By layer, borrowed for sp_model_create alone. */
+    const int32_t *windows;    /* [num_layers] rows that a row sees, itself among them; 0: all;
+                                * NULL: all in every layer */
+    const int32_t *ropes;      /* [num_layers] a set of frequencies, or -1: not rotated;
+                                * NULL: set 0 in every layer */
 } sp_spec;
 
 typedef struct sp_model sp_model;
@@ -84,10 +127,15 @@ typedef struct sp_model sp_model;
 sp_status sp_model_create(const sp_spec *spec, sp_model **model, sp_error *error);
 void sp_model_destroy(sp_model *model);
 /* Gives a slot its borrowed float32 data [rows, cols] (a vector is [1, cols]). Slots:
- *   embedding.weight [V, d]   position.weight [max_positions, d]   rope.inv_freq [1, rotary_dim/2]
- *   layers.N.{attn_norm,mlp_norm}.{weight,bias} [1, d]
+ *   embedding.weight [V, d]   position.weight [max_positions, d]
+ *   rope.inv_freq [num_ropes, rotary_dim/2]   rope.scale [1, num_ropes] of rotated heads (absent: 1)
+ *   alibi.bias [num_heads, max_positions] by the position of a key
+ *   embedding_norm.{weight,bias} [1, d]   final_norm.{weight,bias} [1, d]
+ *   layers.N.{attn_norm,mlp_norm}.{weight,bias} [1, d] before the halves of a layer
+ *   layers.N.{attn_out_norm,mlp_out_norm}.{weight,bias} [1, d] after them
+ *   layers.N.{q_norm,k_norm}.{weight,bias} [1, head_dim], or of all heads [1, heads * head_dim]
  *   layers.N.{q,k,v,o,gate,up,down}.{weight [out, in], bias [1, out]}
- *   final_norm.{weight,bias} [1, d]   head.weight [V, d] (absent: the embedding)   head.bias [1, V]
+ *   head.weight [V, d] (absent: the embedding)   head.bias [1, V]
  */
 sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *data, int64_t rows,
                               int64_t cols, sp_error *error);
@@ -95,6 +143,7 @@ sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *da
 sp_status sp_model_check(const sp_model *model, sp_error *error);
 int32_t sp_model_hidden_size(const sp_model *model);
 int32_t sp_model_vocab_size(const sp_model *model);
+int32_t sp_model_num_frequencies(const sp_model *model); /* num_ropes * rotary_dim/2, or 0 */
 
 /* Stored weights (F16, BF16, or a block type of GGUF by its name) to float32. num_bytes has to be
  * what num_numbers take in that type. */
@@ -112,6 +161,10 @@ typedef struct {
     const int32_t *starts;  /* [num_segments + 1] */
     const int32_t *symbols; /* [rows] a token id, or -1 - r for row r of `prompt` */
     const float *prompt;    /* [num_virtual, d]; NULL if there are none */
+    /* Frequencies that depend on the length of a text: */
+    int32_t num_frequencies;
+    const float *frequencies;    /* [num_frequencies, num_ropes, rotary_dim/2]; NULL: the model's */
+    const int32_t *frequency_of; /* [num_segments] a parent's and its children's are the same */
 } sp_forest;
 
 /* Losses hang on rows. Entry e asks for the log-probability of targets[e] after row rows[e].
@@ -171,9 +224,11 @@ sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_ro
 
 /* Resident segments keep their keys and values between calls. A segment is made empty, with room
  * for `capacity` rows, under a resident parent or none (-1). Its position follows from its parent's
- * length when it gets its first rows; once it has rows and children it cannot grow. */
-sp_status sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
-                            sp_error *error);
+ * length when it gets its first rows; once it has rows and children it cannot grow.
+ * frequencies [num_ropes, rotary_dim/2] (copied) are those of a segment without a parent, and of
+ * all below it; NULL: the model's. */
+sp_status sp_segment_create(sp_context *context, int32_t parent, int32_t capacity,
+                            const float *frequencies, int32_t *segment, sp_error *error);
 /* Appends rows: part p adds the symbols starts[p] .. starts[p + 1] to segments[p] (no segment
  * twice, parents before children). logits [num_rows, V] after each of the call's `rows`. */
 sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segments,

@@ -27,7 +27,7 @@ block_floats(const sp_attention *a, const sp_query_block *block, int backward)
 {
     size_t rows = (size_t)block->count * (size_t)(a->num_heads / a->num_kv_heads);
     size_t keys = (size_t)block->ancestor_rows + (size_t)block->own_rows;
-    return backward ? rows * (3 * (size_t)a->head_dim + 2 * keys)
+    return backward ? rows * (3 * (size_t)a->head_dim + 2 * keys) + keys
                     : rows * (2 * (size_t)a->head_dim + keys);
 }
 
@@ -55,19 +55,36 @@ typedef struct {
     const sp_span *spans;
     const sp_query_block *block;
     int32_t kv_head, group, keys;
+    int32_t unseen; /* keys at the start of the path that no query of the block sees */
     int kv_width, q_width;
 } view;
 
+/* The first key that a query sees which sees `end` keys without a window. */
+static int32_t
+first_key(const sp_scores *rule, int32_t end)
+{
+    return rule->window > 0 ? sp_max32(0, end - rule->window) : 0;
+}
+
 static view
-view_of(const sp_attention *a, const sp_span *spans, int32_t block, int32_t kv_head)
+view_of(const sp_attention *a, const sp_scores *rule, const sp_span *spans, int32_t block,
+        int32_t kv_head)
 {
     const sp_query_block *b = &a->blocks[block];
+    int32_t unseen = 0;
+    if (rule->window > 0) {
+        unseen = b->ancestor_rows + b->own_rows;
+        for (int32_t i = b->first; i < b->first + b->count; i++) {
+            unseen = sp_min32(unseen, first_key(rule, b->ancestor_rows + a->queries[i].visible));
+        }
+    }
     return (view){.a = a,
                   .spans = spans,
                   .block = b,
                   .kv_head = kv_head,
                   .group = a->num_heads / a->num_kv_heads,
                   .keys = b->ancestor_rows + b->own_rows,
+                  .unseen = unseen,
                   .kv_width = a->num_kv_heads * a->head_dim,
                   .q_width = a->num_heads * a->head_dim};
 }
@@ -107,26 +124,31 @@ typedef struct {
     int32_t first, count; /* queries in the block */
     int32_t column;       /* of the scores */
     int32_t length;       /* keys */
+    int adds;             /* an earlier part has the same queries */
 } part;
 
 /* Walks over the parts of a block: its ancestors with all queries, then each own segment with its
  * queries. `state` starts as {0}. */
 typedef struct {
-    int32_t ancestor, column, query;
+    int32_t ancestor, column, query, seen_ancestors;
 } walk;
 
 static int
 next_part(const view *v, walk *state, part *p)
 {
     const sp_query_block *block = v->block;
-    if (state->ancestor < block->num_ancestors) {
+    p->adds = state->seen_ancestors > 0;
+    while (state->ancestor < block->num_ancestors) {
         p->span = v->a->ancestors[block->first_ancestor + state->ancestor++];
         p->first = 0;
         p->count = block->count;
         p->column = state->column;
         p->length = v->spans[p->span].length;
         state->column += p->length;
-        return 1;
+        if (state->column > v->unseen) {
+            state->seen_ancestors++;
+            return 1;
+        }
     }
     if (state->query == block->count) {
         return 0;
@@ -176,7 +198,26 @@ mixture_of(const view *v, float *out, const float *scores, int of_keys)
         int64_t first = (int64_t)p.first * v->group;
         sp_gemm_nn(p.count * v->group, v->a->head_dim, p.length, 1.0f,
                    scores + first * v->keys + p.column, v->keys, head_of(v, values), v->kv_width,
-                   p.column > 0, out + first * v->a->head_dim, v->a->head_dim);
+                   p.adds, out + first * v->a->head_dim, v->a->head_dim);
+    }
+}
+
+/* The row of one query and head: the products first .. end - 1 become scores. Those with a soft
+ * cap are also written to `capped`, before the bias; NULL: not wanted. */
+static void
+finish_scores(const sp_scores *rule, float *row, int32_t first, int32_t end, int32_t head,
+              float *capped)
+{
+    const sp_kernels *kernels = sp_kernels_now();
+    if (rule->soft_cap != 0.0f) {
+        kernels->soft_cap_forward(row + first, 1.0f, rule->soft_cap, end - first);
+        if (capped != NULL) {
+            memcpy(capped, row + first, (size_t)(end - first) * sizeof *row);
+        }
+    }
+    if (rule->alibi != NULL) {
+        const float *bias = rule->alibi + head * rule->alibi_stride;
+        kernels->add_relative(row + first, bias + first, bias[end - 1], end - first);
     }
 }
 
@@ -184,6 +225,7 @@ mixture_of(const view *v, float *out, const float *scores, int of_keys)
 
 typedef struct {
     const sp_attention *a;
+    const sp_scores *rule;
     const sp_span *spans;
     float *out;
     float *lse;
@@ -198,19 +240,23 @@ forward_task(void *argument, int task, int thread)
     const forward_job *job = argument;
     const sp_attention *a = job->a;
     const sp_kernels *kernels = sp_kernels_now();
-    view v = view_of(a, job->spans, task / a->num_kv_heads, task % a->num_kv_heads);
+    view v = view_of(a, job->rule, job->spans, task / a->num_kv_heads, task % a->num_kv_heads);
     int32_t rows = v.block->count * v.group;
     float *queries = job->scratch + (size_t)thread * job->scratch_floats;
     float *mixed = queries + (int64_t)rows * a->head_dim;
     float *scores = mixed + (int64_t)rows * a->head_dim;
 
-    gather(&v, queries, job->q, a->scale);
+    gather(&v, queries, job->q, job->rule->scale);
     scores_of(&v, scores, queries, 0);
     for (int32_t r = 0; r < rows; r++) {
         int32_t i = v.block->first + r / v.group, head = v.kv_head * v.group + r % v.group;
         int32_t seen = v.block->ancestor_rows + a->queries[i].visible;
+        int32_t first = first_key(job->rule, seen);
         float *row = scores + (int64_t)r * v.keys;
-        job->lse[(int64_t)i * a->num_heads + head] = kernels->softmax_forward(row, seen);
+        finish_scores(job->rule, row, first, seen, head, NULL);
+        job->lse[(int64_t)i * a->num_heads + head] =
+            kernels->softmax_forward(row + first, seen - first);
+        memset(row, 0, (size_t)first * sizeof *row);
         memset(row + seen, 0, (size_t)(v.keys - seen) * sizeof *row);
     }
     mixture_of(&v, mixed, scores, 0);
@@ -218,11 +264,11 @@ forward_task(void *argument, int task, int thread)
 }
 
 void
-sp_attention_forward(sp_team *team, const sp_attention *a, const sp_span *spans, float *out,
-                     float *lse, const float *q, float *scratch)
+sp_attention_forward(sp_team *team, const sp_attention *a, const sp_scores *rule,
+                     const sp_span *spans, float *out, float *lse, const float *q, float *scratch)
 {
-    forward_job job = {.a = a, .spans = spans, .out = out, .lse = lse, .q = q, .scratch = scratch,
-                       .scratch_floats = sp_attention_scratch(a, 0)};
+    forward_job job = {.a = a, .rule = rule, .spans = spans, .out = out, .lse = lse, .q = q,
+                       .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 0)};
     sp_team_run(team, a->num_blocks * a->num_kv_heads, forward_task, &job);
 }
 
@@ -230,6 +276,7 @@ sp_attention_forward(sp_team *team, const sp_attention *a, const sp_span *spans,
 
 typedef struct {
     const sp_attention *a;
+    const sp_scores *rule;
     const sp_span *spans;
     float *dq;
     const float *dout;
@@ -250,22 +297,25 @@ strand_sums(const backward_job *job, int32_t strand, int values)
 }
 
 /* With P = softmax(S), S = scale q k^T, O = P v:  dv = P^T dO,  dP = dO v^T,
- * dS = P * (dP - sum(P dP)),  dq = scale dS k,  dk = dS^T (scale q). */
+ * dS = P * (dP - sum(P dP)),  dq = scale dS k,  dk = dS^T (scale q). A soft cap has its slope
+ * between dS and the products; a bias has none. */
 static void
 backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t kv_head,
                float *scratch)
 {
     const sp_attention *a = job->a;
     const sp_kernels *kernels = sp_kernels_now();
-    view v = view_of(a, job->spans, block, kv_head);
+    view v = view_of(a, job->rule, job->spans, block, kv_head);
     int32_t rows = v.block->count * v.group, head_dim = a->head_dim;
     float *queries = scratch;
     float *dmixed = queries + (int64_t)rows * head_dim;
     float *dqueries = dmixed + (int64_t)rows * head_dim;
     float *p = dqueries + (int64_t)rows * head_dim;
     float *ds = p + (int64_t)rows * v.keys;
+    float *capped = ds + (int64_t)rows * v.keys;
+    float scale = job->rule->scale, soft_cap = job->rule->soft_cap;
 
-    gather(&v, queries, job->q, a->scale);
+    gather(&v, queries, job->q, scale);
     gather(&v, dmixed, job->dout, 1.0f);
     scores_of(&v, p, queries, 0);
     scores_of(&v, ds, dmixed, 1);
@@ -273,9 +323,16 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
     for (int32_t r = 0; r < rows; r++) {
         int32_t i = v.block->first + r / v.group, head = v.kv_head * v.group + r % v.group;
         int32_t seen = v.block->ancestor_rows + a->queries[i].visible;
+        int32_t first = first_key(job->rule, seen), n = seen - first;
         float *row = p + (int64_t)r * v.keys, *drow = ds + (int64_t)r * v.keys;
-        kernels->softmax_again(row, job->lse[(int64_t)i * a->num_heads + head], seen);
-        kernels->softmax_backward(drow, row, seen);
+        finish_scores(job->rule, row, first, seen, head, capped);
+        kernels->softmax_again(row + first, job->lse[(int64_t)i * a->num_heads + head], n);
+        kernels->softmax_backward(drow + first, row + first, n);
+        if (soft_cap != 0.0f) {
+            kernels->soft_cap_backward(drow + first, capped, soft_cap, n);
+        }
+        memset(row, 0, (size_t)first * sizeof *row);
+        memset(drow, 0, (size_t)first * sizeof *drow);
         memset(row + seen, 0, (size_t)(v.keys - seen) * sizeof *row);
         memset(drow + seen, 0, (size_t)(v.keys - seen) * sizeof *drow);
         want_dq |= a->queries[i].is_virtual;
@@ -301,7 +358,7 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
     }
     if (want_dq) {
         mixture_of(&v, dqueries, ds, 1);
-        scatter(&v, job->dq, dqueries, a->scale, job->only_virtual);
+        scatter(&v, job->dq, dqueries, scale, job->only_virtual);
     }
 }
 
@@ -338,12 +395,12 @@ add_strands_task(void *argument, int task, int thread)
 }
 
 void
-sp_attention_backward(sp_team *team, const sp_attention *a, const sp_span *spans, float *dq,
-                      const float *dout, const float *q, const float *lse, float *scratch,
-                      float *strands, int only_virtual)
+sp_attention_backward(sp_team *team, const sp_attention *a, const sp_scores *rule,
+                      const sp_span *spans, float *dq, const float *dout, const float *q,
+                      const float *lse, float *scratch, float *strands, int only_virtual)
 {
-    backward_job job = {.a = a, .spans = spans, .dq = dq, .dout = dout, .q = q, .lse = lse,
-                        .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 1),
+    backward_job job = {.a = a, .rule = rule, .spans = spans, .dq = dq, .dout = dout, .q = q,
+                        .lse = lse, .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 1),
                         .strands = strands, .only_virtual = only_virtual};
     memset(strands, 0, sp_attention_strand_floats(a) * sizeof *strands);
     sp_team_run(team, a->num_strands * a->num_kv_heads, backward_task, &job);

@@ -36,7 +36,6 @@ typedef struct {
 
 typedef struct {
     int32_t num_heads, num_kv_heads, head_dim;
-    float scale;
     int32_t num_queries, num_blocks, num_strands;
     const sp_query *queries;
     const sp_query_block *blocks;
@@ -46,6 +45,16 @@ typedef struct {
     const int32_t *shared;        /* [num_spans] see sp_span, or NULL: forward only */
     int32_t num_spans;
 } sp_attention;
+
+/* How the products of queries and keys become scores; layers may differ in it. A key's place on its
+ * path is its position, so that a window and a bias need nothing else. */
+typedef struct {
+    float scale;         /* of the products */
+    float soft_cap;      /* then cap * tanh(score / cap); 0: none */
+    int32_t window;      /* keys that a query sees, its own among them; 0: all before it */
+    const float *alibi;  /* [num_heads, alibi_stride] bias of a key by its position; NULL: none */
+    int64_t alibi_stride;
+} sp_scores;
 
 /* Queries of one block at most, so that its scores stay in the cache. */
 int32_t sp_attention_block_rows(int32_t keys, int32_t group);
@@ -58,12 +67,13 @@ size_t sp_attention_strand_floats(const sp_attention *attention);
 /* q [num_queries, num_heads * head_dim], rotated; out the same shape (it may be q itself);
  * lse [num_queries, num_heads]: log-sum-exp of the scaled scores, for backward.
  * scratch [threads][sp_attention_scratch]. */
-void sp_attention_forward(sp_team *team, const sp_attention *attention, const sp_span *spans,
-                          float *out, float *lse, const float *q, float *scratch);
+void sp_attention_forward(sp_team *team, const sp_attention *attention, const sp_scores *rule,
+                          const sp_span *spans, float *out, float *lse, const float *q,
+                          float *scratch);
 /* dq [num_queries, num_heads * head_dim] is overwritten, with `only_virtual` in the rows of such
  * queries alone; spans' dk, dv +=. dout may be dq itself. strands [sp_attention_strand_floats]. */
-void sp_attention_backward(sp_team *team, const sp_attention *attention, const sp_span *spans,
-                           float *dq, const float *dout, const float *q, const float *lse,
-                           float *scratch, float *strands, int only_virtual);
+void sp_attention_backward(sp_team *team, const sp_attention *attention, const sp_scores *rule,
+                           const sp_span *spans, float *dq, const float *dout, const float *q,
+                           const float *lse, float *scratch, float *strands, int only_virtual);
 
 #endif

@@ -44,15 +44,26 @@ typedef struct {
     void (*softmax_backward)(float *dp, const float *p, int32_t n);
     /* log(sum(exp(s))) without changing s. n >= 1 */
     double (*log_sum_exp)(const float *s, int32_t n);
-    /* s = scale * exp(s - lse) */
-    void (*scaled_probabilities)(float *s, float lse, float scale, int32_t n);
+    /* s = scale * exp(s - lse), with a cap times the slope of the soft cap that gave s. */
+    void (*scaled_probabilities)(float *s, float lse, float scale, float cap, int32_t n);
+
+    /* s = cap * tanh(scale * s / cap), cap 0: scale * s.  ds *= 1 - (s / cap)^2 with the capped s */
+    void (*soft_cap_forward)(float *s, float scale, float cap, int32_t n);
+    void (*soft_cap_backward)(float *ds, const float *s, float cap, int32_t n);
+    /* x to [-limit, limit]; dx = 0 where the clamped x lies on a limit. */
+    void (*clamp_forward)(float *x, float limit, int64_t n);
+    void (*clamp_backward)(float *dx, const float *x, float limit, int64_t n);
+    /* s += bias - offset: the linear bias of keys relative to the query's own. */
+    void (*add_relative)(float *s, const float *bias, float offset, int32_t n);
 
     /* y[r, o] = x[r] . w[o] for r < rows, o < outputs; strides in floats. For a few rows, where
      * reading w once is everything. */
     void (*few_rows)(float *y, int64_t y_stride, const float *x, int64_t x_stride, int32_t rows,
                      const float *w, int32_t outputs, int32_t width);
-    /* y += x over n numbers; y[r] = x[r] + b, rows of width d (x NULL: zeros, b NULL: zeros) */
+    /* y += x; y = x + scale * z (y may be x) over n numbers;
+     * y[r] = x[r] + b, rows of width d (x NULL: zeros, b NULL: zeros) */
     void (*add)(float *y, const float *x, int64_t n);
+    void (*add_scaled)(float *y, const float *x, const float *z, float scale, int64_t n);
     void (*add_bias)(float *y, const float *x, const float *b, int32_t n, int32_t d);
 } sp_kernels;
 

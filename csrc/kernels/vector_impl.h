@@ -41,6 +41,23 @@ sigmoid_(float x)
     return 1.0f / (1.0f + exp_(-x));
 }
 
+/* To about 2 units in the last place: an odd polynomial near 0 (coefficients of Cephes tanhf), where
+ * the exponential form loses digits. */
+static inline float
+tanh_(float x)
+{
+    float z = x * x;
+    float p = -5.70498872745e-3f;
+    p = p * z + 2.06390887954e-2f;
+    p = p * z - 5.37397155531e-2f;
+    p = p * z + 1.33314422036e-1f;
+    p = p * z - 3.33332819422e-1f;
+    float small = x + x * z * p;
+    float large = 1.0f - 2.0f / (exp_(2.0f * (x < 0.0f ? -x : x)) + 1.0f);
+    large = x < 0.0f ? -large : large;
+    return z < 0.390625f ? small : large;
+}
+
 /* ---- norms ---- */
 
 static void
@@ -196,6 +213,19 @@ gelu_erf_slope(float x)
 }
 
 static inline float
+gelu_quick(float x)
+{
+    return x * sigmoid_(1.702f * x);
+}
+
+static inline float
+gelu_quick_slope(float x)
+{
+    float s = sigmoid_(1.702f * x);
+    return s * (1.0f + 1.702f * x * (1.0f - s));
+}
+
+static inline float
 relu(float x)
 {
     return x > 0.0f ? x : 0.0f;
@@ -207,11 +237,26 @@ relu_slope(float x)
     return x > 0.0f ? 1.0f : 0.0f;
 }
 
-#define SP_EACH_ACTIVATION(CASE) \
-    CASE(SP_SILU, silu)          \
-    CASE(SP_GELU_TANH, gelu_tanh) \
-    CASE(SP_GELU_ERF, gelu_erf)  \
-    CASE(SP_RELU, relu)
+static inline float
+relu_squared(float x)
+{
+    float y = relu(x);
+    return y * y;
+}
+
+static inline float
+relu_squared_slope(float x)
+{
+    return 2.0f * relu(x);
+}
+
+#define SP_EACH_ACTIVATION(CASE)    \
+    CASE(SP_SILU, silu)             \
+    CASE(SP_GELU_TANH, gelu_tanh)   \
+    CASE(SP_GELU_ERF, gelu_erf)     \
+    CASE(SP_GELU_QUICK, gelu_quick) \
+    CASE(SP_RELU, relu)             \
+    CASE(SP_RELU_SQUARED, relu_squared)
 
 static void
 gated_forward(float *y, const float *gate, const float *up, sp_activation act, int64_t n)
@@ -343,11 +388,66 @@ log_sum_exp(const float *s, int32_t n)
 }
 
 static void
-scaled_probabilities(float *s, float lse, float scale, int32_t n)
+scaled_probabilities(float *s, float lse, float scale, float cap, int32_t n)
 {
+    float inverse = cap == 0.0f ? 0.0f : 1.0f / cap;
 #pragma omp simd
     for (int32_t i = 0; i < n; i++) {
-        s[i] = scale * exp_(s[i] - lse);
+        float t = s[i] * inverse;
+        s[i] = scale * exp_(s[i] - lse) * (1.0f - t * t);
+    }
+}
+
+/* ---- what happens to scores and logits ---- */
+
+static void
+soft_cap_forward(float *s, float scale, float cap, int32_t n)
+{
+    if (cap == 0.0f) {
+        for (int32_t i = 0; i < n; i++) {
+            s[i] *= scale;
+        }
+        return;
+    }
+    float inverse = scale / cap;
+#pragma omp simd
+    for (int32_t i = 0; i < n; i++) {
+        s[i] = cap * tanh_(s[i] * inverse);
+    }
+}
+
+static void
+soft_cap_backward(float *restrict ds, const float *restrict s, float cap, int32_t n)
+{
+    float inverse = 1.0f / cap;
+    for (int32_t i = 0; i < n; i++) {
+        float t = s[i] * inverse;
+        ds[i] *= 1.0f - t * t;
+    }
+}
+
+static void
+clamp_forward(float *x, float limit, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float high = x[i] > limit ? limit : x[i];
+        x[i] = high < -limit ? -limit : high;
+    }
+}
+
+static void
+clamp_backward(float *restrict dx, const float *restrict x, float limit, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        dx[i] = x[i] > -limit && x[i] < limit ? dx[i] : 0.0f;
+    }
+}
+
+static void
+add_relative(float *restrict s, const float *restrict bias, float offset, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        s[i] += bias[i] - offset;
     }
 }
 
@@ -397,6 +497,15 @@ add(float *restrict y, const float *restrict x, int64_t n)
 }
 
 static void
+add_scaled(float *y, const float *x, const float *z, float scale, int64_t n)
+{
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = x[i] + scale * z[i];
+    }
+}
+
+static void
 add_bias(float *restrict y, const float *restrict x, const float *restrict b, int32_t n, int32_t d)
 {
     for (int32_t r = 0; r < n; r++, y += d) {
@@ -433,7 +542,13 @@ const sp_kernels SP_TABLE = {
     .softmax_backward = softmax_backward,
     .log_sum_exp = log_sum_exp,
     .scaled_probabilities = scaled_probabilities,
+    .soft_cap_forward = soft_cap_forward,
+    .soft_cap_backward = soft_cap_backward,
+    .clamp_forward = clamp_forward,
+    .clamp_backward = clamp_backward,
+    .add_relative = add_relative,
     .few_rows = few_rows,
     .add = add,
+    .add_scaled = add_scaled,
     .add_bias = add_bias,
 };

@@ -75,6 +75,7 @@ head_of_kind(const sp_heads *heads, const sp_model *model, int kind)
 typedef struct {
     sp_heads *heads;
     const sp_kernels *kernels;
+    const sp_spec *spec;
     float *logits;
     int32_t tokens;
     int32_t first;       /* head row of the call that pack row 0 has */
@@ -98,7 +99,8 @@ log_prob_task(void *argument, int task, int thread)
     }
 }
 
-/* d loss / d logit_j = sum_e slope_e (1[j = target_e] - p_j), in the logits' place. */
+/* d loss / d logit_j = sum_e slope_e (1[j = target_e] - p_j), in the logits' place; with a soft cap
+ * times its slope, 1 - (logit / cap)^2, and times the scale before it. */
 static void
 slope_task(void *argument, int task, int thread)
 {
@@ -111,9 +113,42 @@ slope_task(void *argument, int task, int thread)
     for (int32_t e = starts[0]; e < starts[1]; e++) {
         sum += heads->slopes[e];
     }
-    job->kernels->scaled_probabilities(logits, (float)heads->lse[row], -sum, job->tokens);
+    float scale = job->spec->logit_scale, cap = job->spec->logit_soft_cap;
+    job->kernels->scaled_probabilities(logits, (float)heads->lse[row], -sum * scale, cap,
+                                       job->tokens);
     for (int32_t e = starts[0]; e < starts[1]; e++) {
-        logits[heads->losses->targets[e]] += heads->slopes[e];
+        double t = cap == 0.0f ? 0.0 : (heads->log_probs[e] + heads->lse[row]) / cap;
+        logits[heads->losses->targets[e]] += heads->slopes[e] * scale * (float)(1.0 - t * t);
+    }
+}
+
+/* Scale and soft cap of one row of logits. */
+typedef struct {
+    const sp_pass *pass;
+    float *logits;
+    int32_t tokens;
+} finish_job;
+
+static void
+finish_task(void *argument, int task, int thread)
+{
+    (void)thread;
+    const finish_job *job = argument;
+    const sp_spec *spec = &job->pass->model->spec;
+    job->pass->kernels->soft_cap_forward(job->logits + (int64_t)task * job->tokens,
+                                         spec->logit_scale, spec->logit_soft_cap, job->tokens);
+}
+
+/* logits [rows, head->outputs] of hidden rows [rows, d] */
+static void
+logits_forward(sp_pass *pass, const sp_linear *head, float *logits, const float *hidden,
+               int32_t rows)
+{
+    const sp_spec *spec = &pass->model->spec;
+    sp_linear_forward(pass->team, 1, &logits, hidden, &head, rows, NULL);
+    if (spec->logit_scale != 1.0f || spec->logit_soft_cap != 0.0f) {
+        finish_job job = {pass, logits, head->outputs};
+        sp_team_run(pass->team, rows, finish_task, &job);
     }
 }
 
@@ -122,8 +157,7 @@ chunk_logits(sp_heads *heads, sp_pass *pass, const sp_linear *head, int kind, co
              int32_t count)
 {
     sp_rows_gather(heads->rows, heads->hidden, list, count, head->inputs);
-    sp_linear_forward(pass->team, 1, (float *[]){heads->chunk_logits[kind]}, heads->rows,
-                      (const sp_linear *[]){head}, count, NULL);
+    logits_forward(pass, head, heads->chunk_logits[kind], heads->rows, count);
 }
 
 static void
@@ -151,8 +185,9 @@ run_kind(sp_heads *heads, sp_pass *pass, int kind, int32_t first, const int32_t 
     sp_linear head = head_of_kind(heads, pass->model, kind);
     for (int32_t start = 0; start < count; start += heads->chunk[kind]) {
         int32_t now = sp_min32(heads->chunk[kind], count - start);
-        chunk_job job = {heads, pass->kernels, heads->chunk_logits[kind], head.outputs, first,
-                         list + start};
+        chunk_job job = {.heads = heads, .kernels = pass->kernels, .spec = &pass->model->spec,
+                         .logits = heads->chunk_logits[kind], .tokens = head.outputs,
+                         .first = first, .list = list + start};
         if (way != BACKWARD || now < count) {
             chunk_logits(heads, pass, &head, kind, job.list, now);
         }
@@ -222,16 +257,20 @@ sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dt
     const sp_model *model = pass->model;
     const sp_losses *losses = heads->losses;
     int32_t d = model->spec.hidden_size;
-    float *mean = heads->stats, *rstd = heads->stats + m;
+    sp_norm_rows stats = {heads->stats, heads->stats + m};
     if (m == 0) {
         return;
     }
-    sp_norm_forward(pass, &model->final_norm, heads->hidden, mean, rstd, pass->top, m);
+    if (model->spec.final_norm) {
+        sp_norm_forward(pass, &model->final_norm, heads->hidden, stats, pass->top, m);
+    }
+    else {
+        memcpy(heads->hidden, pass->top, (size_t)m * (size_t)d * sizeof(float));
+    }
     if (losses == NULL) {
         sp_linear head = sp_model_head(model);
-        sp_linear_forward(pass->team, 1,
-                          (float *[]){heads->logits + (int64_t)first * head.outputs}, heads->hidden,
-                          (const sp_linear *[]){&head}, m, NULL);
+        logits_forward(pass, &head, heads->logits + (int64_t)first * head.outputs, heads->hidden,
+                       m);
         return;
     }
     int32_t counts[2] = {0, 0};
@@ -264,7 +303,13 @@ sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dt
                 run_kind(heads, pass, kind, first, lists[kind], counts[kind], BACKWARD);
             }
         }
-        memset(dtop, 0, (size_t)m * (size_t)d * sizeof *dtop);
-        sp_norm_backward(pass, &model->final_norm, dtop, heads->dhidden, pass->top, mean, rstd, m);
+        size_t bytes = (size_t)m * (size_t)d * sizeof *dtop;
+        if (model->spec.final_norm) {
+            memset(dtop, 0, bytes);
+            sp_norm_backward(pass, &model->final_norm, dtop, heads->dhidden, pass->top, stats, m);
+        }
+        else {
+            memcpy(dtop, heads->dhidden, bytes);
+        }
     }
 }

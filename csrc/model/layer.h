@@ -5,8 +5,7 @@
 #include "pass.h"
 
 /* Input rows of the first layer, and the rotation of the pack's positions. */
-void sp_embed_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
-                      const float *prompt);
+void sp_embed_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act);
 /* The rotation alone, before a backward pass. */
 void sp_rotation_prepare(sp_pass *pass, const sp_pack *pack);
 /* Reads the saved x of `layer`; writes x of the next one, from the last layer pass->top [m, d]. */
@@ -16,11 +15,11 @@ void sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *
 void sp_layer_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, int32_t layer,
                        float *grad);
 
-/* One norm over n rows: y, mean, rstd overwritten; backward dx +=. */
-void sp_norm_forward(sp_pass *pass, const sp_norm_weights *norm, float *y, float *mean, float *rstd,
+/* One norm over n rows: y and the rows' statistics overwritten; backward dx +=. */
+void sp_norm_forward(sp_pass *pass, const sp_norm_weights *norm, float *y, sp_norm_rows rows,
                      const float *x, int32_t n);
 void sp_norm_backward(sp_pass *pass, const sp_norm_weights *norm, float *dx, const float *dy,
-                      const float *x, const float *mean, const float *rstd, int32_t n);
+                      const float *x, sp_norm_rows rows, int32_t n);
 
 /* to[i] = from[rows[i]], and to[rows[i]] += from[i]; count rows of `width` floats. */
 void sp_rows_gather(float *to, const float *from, const int32_t *rows, int32_t count,

@@ -72,7 +72,7 @@ forward(call *c, const sp_pack *pack, int32_t index, const sp_activations *act,
         memset(act->dk, 0, bytes);
         memset(act->dv, 0, bytes);
     }
-    sp_embed_forward(&c->pass, pack, act, c->forest->prompt);
+    sp_embed_forward(&c->pass, pack, act);
     for (int32_t l = 0; l < c->pass.model->spec.num_layers; l++) {
         SP_TRY(sp_poll_now(options, error));
         sp_layer_forward(&c->pass, pack, act, l);
@@ -151,6 +151,7 @@ prepare(call *c, const sp_context *context, const sp_forest *forest, int32_t num
     c->pass.model = context->model;
     c->pass.kernels = sp_kernels_now();
     c->pass.segments = c->schedule.segments;
+    c->pass.prompt = forest->prompt;
     c->heads.losses = losses;
     c->heads.want_grad = want_grad;
     c->heads.entry_starts = c->schedule.entry_starts;

@@ -22,6 +22,16 @@ in_range(const char *name, int64_t value, int64_t low, int64_t high, sp_error *e
 }
 
 static sp_status
+is_number(const char *name, float value, int not_negative, sp_error *error)
+{
+    if (!isfinite(value) || (not_negative && value < 0.0f)) {
+        return sp_fail(error, SP_INVALID, "%s = %g: expected a finite number%s", name,
+                       (double)value, not_negative ? ", not negative" : "");
+    }
+    return SP_OK;
+}
+
+static sp_status
 check_spec(const sp_spec *s, sp_error *error)
 {
     SP_TRY(in_range("vocab_size", s->vocab_size, 1, MAX_VOCAB, error));
@@ -43,13 +53,26 @@ check_spec(const sp_spec *s, sp_error *error)
             return sp_fail(error, SP_INVALID, "rotary_dim = %d: expected an even number",
                            s->rotary_dim);
         }
+        SP_TRY(in_range("num_ropes", s->num_ropes, 1, MAX_LAYERS, error));
     }
-    if (!(s->norm_eps >= 0.0f && isfinite(s->norm_eps)) || !isfinite(s->attention_scale)
-        || !isfinite(s->embedding_scale)) {
+    if (s->parallel_residual && s->norm_place == SP_NORM_POST) {
         return sp_fail(error, SP_INVALID,
-                       "norm_eps = %g, attention_scale = %g, embedding_scale = %g: expected finite "
-                       "numbers, norm_eps not negative",
-                       (double)s->norm_eps, (double)s->attention_scale, (double)s->embedding_scale);
+                       "parallel_residual with norms after the sum: expected one or the other");
+    }
+    SP_TRY(is_number("norm_eps", s->norm_eps, 1, error));
+    SP_TRY(is_number("attention_scale", s->attention_scale, 0, error));
+    SP_TRY(is_number("attention_soft_cap", s->attention_soft_cap, 1, error));
+    SP_TRY(is_number("qkv_clip", s->qkv_clip, 1, error));
+    SP_TRY(is_number("embedding_scale", s->embedding_scale, 0, error));
+    SP_TRY(is_number("input_scale", s->input_scale, 0, error));
+    SP_TRY(is_number("residual_scale", s->residual_scale, 0, error));
+    SP_TRY(is_number("logit_scale", s->logit_scale, 0, error));
+    SP_TRY(is_number("logit_soft_cap", s->logit_soft_cap, 1, error));
+    for (int32_t l = 0; s->windows != NULL && l < s->num_layers; l++) {
+        SP_TRY(in_range("window", s->windows[l], 0, INT32_MAX, error));
+    }
+    for (int32_t l = 0; s->ropes != NULL && l < s->num_layers; l++) {
+        SP_TRY(in_range("rope", s->ropes[l], -1, (int64_t)s->num_ropes - 1, error));
     }
     return SP_OK;
 }
@@ -67,6 +90,7 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
         return sp_fail(error, SP_NO_MEMORY, "no memory for a model of %d layers", spec->num_layers);
     }
     model->spec = *spec;
+    model->spec.windows = model->spec.ropes = NULL;
     model->layers = layers;
     model->q_width = spec->num_heads * spec->head_dim;
     model->kv_width = spec->num_kv_heads * spec->head_dim;
@@ -77,6 +101,10 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
         layers[l].o = (sp_linear){.outputs = d, .inputs = model->q_width};
         layers[l].gate = layers[l].up = (sp_linear){.outputs = f, .inputs = d};
         layers[l].down = (sp_linear){.outputs = d, .inputs = f};
+        layers[l].window = spec->windows == NULL ? 0 : spec->windows[l];
+        layers[l].rope = spec->positions != SP_POSITIONS_ROTARY ? -1
+                         : spec->ropes == NULL                  ? 0
+                                                                : spec->ropes[l];
     }
     model->head = (sp_linear){.outputs = spec->vocab_size, .inputs = d};
     *out = model;
@@ -102,6 +130,14 @@ int32_t
 sp_model_vocab_size(const sp_model *model)
 {
     return model->spec.vocab_size;
+}
+
+int32_t
+sp_model_num_frequencies(const sp_model *model)
+{
+    return model->spec.positions == SP_POSITIONS_ROTARY
+               ? model->spec.num_ropes * (model->spec.rotary_dim / 2)
+               : 0;
 }
 
 sp_linear
@@ -152,11 +188,23 @@ layer_slot(sp_model *model, const char *name, slot *out)
         return 0;
     }
     sp_layer *layer = &model->layers[index];
+    const sp_spec *spec = &model->spec;
     int is_bias = kind[1] == 'b';
+    int one_head = spec->qk_norm == SP_QK_NORM_HEAD;
     size_t length = (size_t)(kind - part);
 #define IS(text) (length == sizeof(text) - 1 && memcmp(part, text, length) == 0)
-    if (IS("attn_norm")) return norm_slot(&layer->attn_norm, is_bias, model->spec.hidden_size, out);
-    if (IS("mlp_norm")) return norm_slot(&layer->mlp_norm, is_bias, model->spec.hidden_size, out);
+    if (IS("attn_norm")) return norm_slot(&layer->attn_norm, is_bias, spec->hidden_size, out);
+    if (IS("mlp_norm")) return norm_slot(&layer->mlp_norm, is_bias, spec->hidden_size, out);
+    if (IS("attn_out_norm")) {
+        return norm_slot(&layer->attn_out_norm, is_bias, spec->hidden_size, out);
+    }
+    if (IS("mlp_out_norm")) return norm_slot(&layer->mlp_out_norm, is_bias, spec->hidden_size, out);
+    if (IS("q_norm")) {
+        return norm_slot(&layer->q_norm, is_bias, one_head ? spec->head_dim : model->q_width, out);
+    }
+    if (IS("k_norm")) {
+        return norm_slot(&layer->k_norm, is_bias, one_head ? spec->head_dim : model->kv_width, out);
+    }
     if (IS("q")) return linear_slot(&layer->q, is_bias, out);
     if (IS("k")) return linear_slot(&layer->k, is_bias, out);
     if (IS("v")) return linear_slot(&layer->v, is_bias, out);
@@ -181,7 +229,11 @@ find_slot(sp_model *model, const char *name, slot *out)
     } others[] = {
         {"embedding.weight", {&model->embedding, spec->vocab_size, spec->hidden_size}},
         {"position.weight", {&model->position, spec->max_positions, spec->hidden_size}},
-        {"rope.inv_freq", {&model->inv_freq, 1, spec->rotary_dim / 2}},
+        {"rope.inv_freq", {&model->inv_freq, spec->num_ropes, spec->rotary_dim / 2}},
+        {"rope.scale", {&model->rope_scale, 1, spec->num_ropes}},
+        {"alibi.bias", {&model->alibi, spec->num_heads, spec->max_positions}},
+        {"embedding_norm.weight", {&model->embedding_norm.weight, 1, spec->hidden_size}},
+        {"embedding_norm.bias", {&model->embedding_norm.bias, 1, spec->hidden_size}},
         {"final_norm.weight", {&model->final_norm.weight, 1, spec->hidden_size}},
         {"final_norm.bias", {&model->final_norm.bias, 1, spec->hidden_size}},
         {"head.weight", {&model->head.weight, spec->vocab_size, spec->hidden_size}},
@@ -231,7 +283,15 @@ sp_model_check(const sp_model *model, sp_error *error)
 {
     const sp_spec *spec = &model->spec;
     SP_TRY(need(model->embedding, "embedding.weight", -1, error));
-    SP_TRY(need(model->final_norm.weight, "final_norm.weight", -1, error));
+    if (spec->embedding_norm) {
+        SP_TRY(need(model->embedding_norm.weight, "embedding_norm.weight", -1, error));
+    }
+    if (spec->final_norm) {
+        SP_TRY(need(model->final_norm.weight, "final_norm.weight", -1, error));
+    }
+    if (spec->positions == SP_POSITIONS_ALIBI) {
+        SP_TRY(need(model->alibi, "alibi.bias", -1, error));
+    }
     if (spec->positions == SP_POSITIONS_LEARNED) {
         SP_TRY(need(model->position, "position.weight", -1, error));
     }
@@ -240,8 +300,18 @@ sp_model_check(const sp_model *model, sp_error *error)
     }
     for (int32_t l = 0; l < spec->num_layers; l++) {
         const sp_layer *layer = &model->layers[l];
-        SP_TRY(need(layer->attn_norm.weight, "attn_norm.weight", l, error));
-        SP_TRY(need(layer->mlp_norm.weight, "mlp_norm.weight", l, error));
+        if (sp_norms_before(spec)) {
+            SP_TRY(need(layer->attn_norm.weight, "attn_norm.weight", l, error));
+            SP_TRY(need(layer->mlp_norm.weight, "mlp_norm.weight", l, error));
+        }
+        if (sp_norms_after(spec)) {
+            SP_TRY(need(layer->attn_out_norm.weight, "attn_out_norm.weight", l, error));
+            SP_TRY(need(layer->mlp_out_norm.weight, "mlp_out_norm.weight", l, error));
+        }
+        if (spec->qk_norm != SP_QK_NORM_NONE) {
+            SP_TRY(need(layer->q_norm.weight, "q_norm.weight", l, error));
+            SP_TRY(need(layer->k_norm.weight, "k_norm.weight", l, error));
+        }
         SP_TRY(need(layer->q.weight, "q.weight", l, error));
         SP_TRY(need(layer->k.weight, "k.weight", l, error));
         SP_TRY(need(layer->v.weight, "v.weight", l, error));

@@ -11,23 +11,49 @@ typedef struct {
 } sp_norm_weights;
 
 typedef struct {
-    sp_norm_weights attn_norm, mlp_norm;
+    sp_norm_weights attn_norm, mlp_norm;         /* before the halves */
+    sp_norm_weights attn_out_norm, mlp_out_norm; /* after them */
+    sp_norm_weights q_norm, k_norm;              /* [head_dim] or [heads * head_dim] */
     sp_linear q, k, v, o, gate, up, down;
+    int32_t window; /* 0: none */
+    int32_t rope;   /* set of frequencies, or -1 */
 } sp_layer;
 
 struct sp_model {
-    sp_spec spec;
+    sp_spec spec;              /* without the lists by layer, which the layers have */
     int32_t q_width;           /* num_heads * head_dim */
     int32_t kv_width;          /* num_kv_heads * head_dim */
     const float *embedding;    /* [V, d], borrowed */
     const float *position;     /* [max_positions, d], borrowed, or NULL */
-    const float *inv_freq;     /* [rotary_dim / 2], borrowed, or NULL */
-    sp_norm_weights final_norm;
+    const float *inv_freq;     /* [num_ropes, rotary_dim / 2], borrowed, or NULL */
+    const float *rope_scale;   /* [num_ropes], borrowed, or NULL */
+    const float *alibi;        /* [num_heads, max_positions], borrowed, or NULL */
+    sp_norm_weights embedding_norm, final_norm;
     sp_linear head;            /* its weight is NULL if the head is tied to the embedding */
     sp_layer *layers;          /* [num_layers], owned */
 };
 
 /* The output head, tied or not. */
 sp_linear sp_model_head(const sp_model *model);
+
+/* Which norms a layer has, and whether queries and keys are kept as they were before clamp or norm
+ * (their backward needs them). */
+static inline int
+sp_norms_before(const sp_spec *spec)
+{
+    return spec->norm_place == SP_NORM_PRE || spec->norm_place == SP_NORM_SANDWICH;
+}
+
+static inline int
+sp_norms_after(const sp_spec *spec)
+{
+    return spec->norm_place != SP_NORM_PRE;
+}
+
+static inline int
+sp_keeps_raw(const sp_spec *spec)
+{
+    return spec->qk_norm != SP_QK_NORM_NONE || spec->qkv_clip > 0.0f;
+}
 
 #endif

@@ -116,7 +116,6 @@ build_attention(sp_attention *a, const sp_pack *pack, const sp_spec *spec,
     a->num_heads = spec->num_heads;
     a->num_kv_heads = spec->num_kv_heads;
     a->head_dim = spec->head_dim;
-    a->scale = spec->attention_scale;
     a->num_queries = num_queries;
     a->num_spans = pack->num_spans;
     int32_t p = 0;

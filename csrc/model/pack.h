@@ -11,6 +11,7 @@ typedef struct {
     int32_t length; /* rows that it has */
     int32_t has_virtual;
     int32_t needs_grad; /* it or an ancestor holds virtual tokens */
+    const float *frequencies; /* [num_ropes, rotary_dim / 2] of its tree; NULL: the model's */
     /* Keys and values of layer l start at k + l * stride, v + l * stride; row stride kv_width. */
     float *k, *v;
     size_t stride;

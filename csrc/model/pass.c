@@ -28,9 +28,14 @@ sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_t
     size_t q = (size_t)pass->model->q_width, kv = (size_t)pass->model->kv_width;
     pass->spans = (sp_span *)(void *)sp_arena_take(
         arena, (size_t)extent->spans * (sizeof(sp_span) / sizeof(float) + 1));
-    pass->cos = sp_arena_take(arena, n * half);
-    pass->sin = sp_arena_take(arena, n * half);
+    pass->rope_stride = n * half;
+    pass->cos = sp_arena_take(arena, sp_mul(n * half, (size_t)spec->num_ropes));
+    pass->sin = sp_arena_take(arena, sp_mul(n * half, (size_t)spec->num_ropes));
     pass->hidden = sp_arena_take(arena, n * d);
+    int adds_directly = !sp_norms_after(spec) && spec->residual_scale == 1.0f;
+    pass->branch = sp_arena_take(arena, adds_directly ? 0 : n * d);
+    int has_qk_norm = spec->qk_norm != SP_QK_NORM_NONE;
+    pass->heads = sp_arena_take(arena, has_qk_norm ? sp_mul((size_t)num_threads, q) : 0);
     pass->wide = sp_arena_take(arena, n * f);
     pass->mixed = sp_arena_take(arena, n * q);
     pass->few = sp_arena_take(arena, m * d);
@@ -52,28 +57,49 @@ sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_t
 
 /* Places of one layer's arrays, one after the other; `base` NULL: only the size is wanted. */
 static size_t
-layer_layout(sp_saved *saved, float *base, const sp_model *model, size_t n, size_t r)
+layer_layout(sp_saved *saved, float *base, const sp_model *model, size_t n, size_t r, int last)
 {
     const sp_spec *spec = &model->spec;
     size_t d = (size_t)spec->hidden_size, f = (size_t)spec->intermediate_size, at = 0;
+    size_t q = (size_t)model->q_width, kv = (size_t)model->kv_width;
+    size_t raw = sp_keeps_raw(spec) ? 1 : 0;
+    size_t heads = spec->qk_norm != SP_QK_NORM_NONE ? (size_t)spec->num_heads : 0;
+    size_t kv_heads = spec->qk_norm != SP_QK_NORM_NONE ? (size_t)spec->num_kv_heads : 0;
+    size_t after = sp_norms_after(spec) ? 1 : 0;
+    int own_mid = last || !spec->parallel_residual;
     const struct {
         float **place;
         size_t floats;
     } arrays[] = {
         {&saved->x, n * d},
-        {&saved->mean1, n},
-        {&saved->rstd1, n},
-        {&saved->q, r * (size_t)model->q_width},
+        {&saved->norm1.mean, n},
+        {&saved->norm1.rstd, n},
+        {&saved->q, r * q},
+        {&saved->q_raw, raw * r * q},
+        {&saved->k_raw, raw * n * kv},
+        {&saved->q_norm.mean, r * heads},
+        {&saved->q_norm.rstd, r * heads},
+        {&saved->k_norm.mean, n * kv_heads},
+        {&saved->k_norm.rstd, n * kv_heads},
         {&saved->lse, r * (size_t)spec->num_heads},
-        {&saved->x_mid, r * d},
-        {&saved->mean2, r},
-        {&saved->rstd2, r},
+        {&saved->x_mid, own_mid ? r * d : 0},
+        {&saved->norm2.mean, r},
+        {&saved->norm2.rstd, r},
         {&saved->gate, spec->gated ? r * f : 0},
         {&saved->up, r * f},
+        {&saved->branch1, after * r * d},
+        {&saved->branch2, after * r * d},
+        {&saved->out_norm1.mean, after * r},
+        {&saved->out_norm1.rstd, after * r},
+        {&saved->out_norm2.mean, after * r},
+        {&saved->out_norm2.rstd, after * r},
     };
     for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++) {
         *arrays[i].place = base == NULL ? NULL : base + at;
         at += (arrays[i].floats + 15) / 16 * 16;
+    }
+    if (!own_mid) {
+        saved->x_mid = saved->x;
     }
     return at;
 }
@@ -86,12 +112,12 @@ sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model
     size_t layers = (size_t)model->spec.num_layers, kv = (size_t)model->kv_width;
     int saves = keep == SP_KEEP_LAYERS || keep == SP_KEEP_ALL;
     sp_saved unused;
-    size_t stride = layer_layout(&unused, NULL, model, n, n);
-    size_t last = layer_layout(&unused, NULL, model, n, m);
+    size_t stride = layer_layout(&unused, NULL, model, n, n, 0);
+    size_t last = layer_layout(&unused, NULL, model, n, m, 1);
     *act = (sp_activations){.keep = keep, .n = pack->num_rows, .m = pack->num_head_rows};
     act->layer_stride = saves ? stride : 0;
-    act->layers = sp_arena_take(arena, saves ? sp_add(sp_mul(layers - 1, stride), last)
-                                             : (layers > 1 ? stride : last));
+    size_t largest = layers > 1 && stride > last ? stride : last;
+    act->layers = sp_arena_take(arena, saves ? sp_add(sp_mul(layers - 1, stride), last) : largest);
     act->kv_stride = saves || keep == SP_KEEP_KEYS ? n * kv : 0;
     act->k = sp_arena_take(arena, sp_mul(act->kv_stride > 0 ? layers : 1, n * kv));
     act->v = sp_arena_take(arena, sp_mul(act->kv_stride > 0 ? layers : 1, n * kv));
@@ -109,7 +135,7 @@ sp_activations_layer(const sp_activations *act, const sp_model *model, int32_t l
     sp_saved saved;
     int last = layer == model->spec.num_layers - 1;
     layer_layout(&saved, act->layers + (size_t)layer * act->layer_stride, model, (size_t)act->n,
-                 (size_t)(last ? act->m : act->n));
+                 (size_t)(last ? act->m : act->n), last);
     return saved;
 }
 

@@ -22,9 +22,13 @@ typedef struct {
     const sp_kernels *kernels;
     sp_team *team;
     sp_segment *segments;
+    const float *prompt;     /* [num_virtual, d], borrowed, or NULL */
     sp_span *spans;          /* [spans] */
-    float *cos, *sin;        /* [n, rotary_dim / 2], of the present pack */
+    float *cos, *sin;        /* [num_ropes][n, rotary_dim / 2], of the present pack */
+    size_t rope_stride;      /* n * rotary_dim / 2 of the extent */
     float *hidden;           /* [n, d] normalised rows, or their gradient */
+    float *branch;           /* [n, d] what a half adds; only where a norm or a scale follows it */
+    float *heads;            /* [threads][q_width] one row; only with norms of queries and keys */
     float *wide, *wide2;     /* [n, f] activations, gradients of up and gate */
     float *mixed;            /* [n, q_width] attention output; gradient of it and of q */
     float *dx;               /* [n, d] gradient of a layer's output */
@@ -46,15 +50,25 @@ typedef enum {
     SP_KEEP_RESIDENT,    /* forward only, keys and values go to the segments' own memory */
 } sp_keep;
 
+/* The rows of one norm, for its backward. */
+typedef struct {
+    float *mean, *rstd;
+} sp_norm_rows;
+
 /* What one layer keeps for its backward pass; r is n, in the last layer m. */
 typedef struct {
     float *x;            /* [n, d] input */
-    float *mean1, *rstd1; /* [n] */
+    sp_norm_rows norm1;  /* [n] before attention */
     float *q;            /* [r, q_width], rotated */
+    float *q_raw, *k_raw; /* [r, q_width], [n, kv_width] clamped, before their norm; or NULL */
+    sp_norm_rows q_norm, k_norm; /* [r, num_heads], [n, num_kv_heads]; or NULL */
     float *lse;          /* [r, num_heads] */
-    float *x_mid;        /* [r, d] after attention */
-    float *mean2, *rstd2; /* [r] */
+    float *x_mid;        /* [r, d] what the MLP's half gets: x after attention; with a parallel
+                          * residual x itself, in the last layer its head rows */
+    sp_norm_rows norm2;  /* [r] before the MLP */
     float *gate, *up;    /* [r, f] before the activation; gate only where gated */
+    float *branch1, *branch2; /* [r, d] what the norms after the halves get; or NULL */
+    sp_norm_rows out_norm1, out_norm2; /* [r] */
 } sp_saved;
 
 typedef struct {
@@ -62,7 +76,7 @@ typedef struct {
     int32_t n, m;
     float *layers;        /* sp_saved of all layers, or of one in use after the other */
     size_t layer_stride;  /* 0: one for all */
-    float *k, *v;         /* [L or 1][n, kv_width] */
+    float *k, *v;         /* [L or 1][n, kv_width] k rotated */
     size_t kv_stride;
     float *dk, *dv;       /* [L or 1][n, kv_width] */
     size_t dkv_stride;

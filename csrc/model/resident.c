@@ -51,6 +51,7 @@ free_place(sp_context *context, int32_t *place, sp_error *error)
     return SP_OK;
 }
 
+/* Keys and values of all layers. */
 static size_t
 resident_floats(const sp_context *context, int32_t capacity)
 {
@@ -59,9 +60,10 @@ resident_floats(const sp_context *context, int32_t capacity)
 }
 
 sp_status
-sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t *segment,
-                  sp_error *error)
+sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const float *frequencies,
+                  int32_t *segment, sp_error *error)
 {
+    int32_t num_frequencies = sp_model_num_frequencies(context->model);
     if (parent != -1) {
         SP_TRY(find(context, parent, "parent", error));
     }
@@ -69,10 +71,15 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t
         return sp_fail(error, SP_INVALID, "capacity = %d: expected 1 to %d, the model's context",
                        capacity, context->model->spec.max_positions);
     }
+    if (frequencies != NULL && (parent != -1 || num_frequencies == 0)) {
+        return sp_fail(error, SP_INVALID, "frequencies: expected a segment without a parent, of a "
+                       "model with rotary positions");
+    }
     int32_t place = -1;
     SP_TRY(free_place(context, &place, error));
     size_t floats = resident_floats(context, capacity);
-    float *keys = sp_alloc(floats, sizeof(float));
+    size_t own = frequencies == NULL ? 0 : (size_t)num_frequencies;
+    float *keys = sp_alloc(sp_add(floats, own), sizeof(float));
     if (keys == NULL) {
         return sp_fail(error, SP_NO_MEMORY, "no memory for the keys and values of %d rows",
                        capacity);
@@ -83,6 +90,13 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, int32_t
         .v = keys + floats / 2,
         .stride = (size_t)capacity * (size_t)context->model->kv_width,
     };
+    if (frequencies != NULL) {
+        context->segments[place].frequencies =
+            memcpy(keys + floats, frequencies, own * sizeof *keys);
+    }
+    else if (parent != -1) {
+        context->segments[place].frequencies = context->segments[parent].frequencies;
+    }
     context->residents[place] = (sp_resident){.in_use = 1, .capacity = capacity};
     context->resident_bytes += floats * sizeof(float);
     if (parent != -1) {
@@ -216,7 +230,8 @@ extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_o
        float *logits, sp_error *error)
 {
     const sp_model *model = context->model;
-    sp_pass pass = {.model = model, .kernels = sp_kernels_now(), .segments = context->segments};
+    sp_pass pass = {.model = model, .kernels = sp_kernels_now(), .segments = context->segments,
+                    .prompt = prompt};
     sp_heads heads = {.logits = logits};
     sp_extent extent = {0};
     sp_activations act;
@@ -236,7 +251,7 @@ extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_o
         return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", options->num_threads);
     }
     sp_status status = SP_OK;
-    sp_embed_forward(&pass, pack, &act, prompt);
+    sp_embed_forward(&pass, pack, &act);
     for (int32_t l = 0; l < model->spec.num_layers && status == SP_OK; l++) {
         status = sp_poll_now(options, error);
         if (status == SP_OK) {

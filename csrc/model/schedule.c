@@ -26,6 +26,30 @@ sp_symbols_check(const sp_model *model, const int32_t *symbols, int32_t num_rows
     return SP_OK;
 }
 
+static sp_status
+check_frequencies(const sp_model *model, const sp_forest *forest, sp_error *error)
+{
+    if (forest->frequencies == NULL) {
+        return SP_OK;
+    }
+    if (sp_model_num_frequencies(model) == 0) {
+        return sp_fail(error, SP_INVALID, "frequencies for a model without rotary positions");
+    }
+    for (int32_t s = 0; s < forest->num_segments; s++) {
+        int32_t set = forest->frequency_of[s], parent = forest->parents[s];
+        if (set < 0 || set >= forest->num_frequencies) {
+            return sp_fail(error, SP_INVALID, "segment %d: frequencies %d are not in [0, %d)", s,
+                           set, forest->num_frequencies);
+        }
+        if (parent >= 0 && forest->frequency_of[parent] != set) {
+            return sp_fail(error, SP_INVALID,
+                           "segment %d: frequencies %d, but its parent has %d", s, set,
+                           forest->frequency_of[parent]);
+        }
+    }
+    return SP_OK;
+}
+
 sp_status
 sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
 {
@@ -55,6 +79,7 @@ sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
                            s, parent);
         }
     }
+    SP_TRY(check_frequencies(model, forest, error));
     return sp_symbols_check(model, forest->symbols, forest->starts[forest->num_segments],
                             forest->num_virtual, forest->prompt, error);
 }
@@ -72,6 +97,11 @@ make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *for
             segment->has_virtual |= forest->symbols[r] < 0;
         }
         segment->needs_grad = segment->has_virtual;
+        if (forest->frequencies != NULL) {
+            segment->frequencies = forest->frequencies
+                                   + (int64_t)forest->frequency_of[s]
+                                         * sp_model_num_frequencies(model);
+        }
         if (parent >= 0) {
             segment->base = schedule->segments[parent].base + schedule->segments[parent].length;
             segment->needs_grad |= schedule->segments[parent].needs_grad;

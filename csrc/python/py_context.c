@@ -89,13 +89,22 @@ take_prompt(PyObject *object, const float **prompt, int32_t *rows)
     return 1;
 }
 
-/* forest = (parents, starts, symbols) int32 */
-static int
-take_forest(PyObject *tuple, PyObject *prompt, sp_forest *forest)
+/* [sets, numbers of a set] as the engine reads them */
+static PyArrayObject *
+take_frequencies(PyObject *object, const sp_model *model)
 {
-    PyObject *parents, *starts, *symbols;
+    return sp_py_sized(object, NPY_FLOAT32, 2, "frequencies", 1, sp_model_num_frequencies(model));
+}
+
+/* forest = (parents, starts, symbols) int32, or with frequencies [sets, numbers] float32 and the
+ * set of each segment [num_segments] int32 */
+static int
+take_forest(PyObject *tuple, PyObject *prompt, const sp_model *model, sp_forest *forest)
+{
+    PyObject *parents, *starts, *symbols, *frequencies = NULL, *frequency_of = NULL;
     memset(forest, 0, sizeof *forest);
-    if (!PyArg_ParseTuple(tuple, "OOO:forest", &parents, &starts, &symbols)) {
+    if (!PyArg_ParseTuple(tuple, "OOO|OO:forest", &parents, &starts, &symbols, &frequencies,
+                          &frequency_of)) {
         return 0;
     }
     PyArrayObject *p = sp_py_array(parents, NPY_INT32, 1, "parents");
@@ -114,6 +123,21 @@ take_forest(PyObject *tuple, PyObject *prompt, sp_forest *forest)
         return 0;
     }
     forest->symbols = PyArray_DATA(y);
+    if (frequencies != NULL) {
+        if (frequency_of == NULL) {
+            PyErr_SetString(PyExc_TypeError, "forest: expected 3 or 5 arrays");
+            return 0;
+        }
+        PyArrayObject *f = take_frequencies(frequencies, model);
+        PyArrayObject *of = f == NULL ? NULL
+                                      : sp_py_sized(frequency_of, NPY_INT32, 1, "frequency_of", 0,
+                                                    PyArray_DIM(p, 0));
+        if (of == NULL || (forest->num_frequencies = sp_py_length(f, 0, "frequencies")) < 0) {
+            return 0;
+        }
+        forest->frequencies = PyArray_DATA(f);
+        forest->frequency_of = PyArray_DATA(of);
+    }
     return take_prompt(prompt, &forest->prompt, &forest->num_virtual);
 }
 
@@ -205,7 +229,8 @@ context_loss(py_context *self, PyObject *args)
     int32_t width = sp_model_hidden_size(model_of(self)->model);
     sp_forest forest;
     sp_losses losses;
-    if (!take_forest(forest_tuple, prompt, &forest) || !check_width(prompt, width)
+    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
+        || !check_width(prompt, width)
         || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
@@ -245,7 +270,7 @@ context_workspace(py_context *self, PyObject *args)
     }
     sp_forest forest;
     sp_losses losses;
-    if (!take_forest(forest_tuple, prompt, &forest)
+    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
         || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
@@ -300,7 +325,7 @@ take_logits_call(py_context *self, PyObject *args, logits_call *call)
         return 0;
     }
     call->rows = PyArray_DATA(rows);
-    return take_forest(forest, prompt, &call->forest)
+    return take_forest(forest, prompt, model_of(self)->model, &call->forest)
            && check_width(prompt, sp_model_hidden_size(model_of(self)->model));
 }
 
@@ -345,13 +370,24 @@ static PyObject *
 context_segment_create(py_context *self, PyObject *args)
 {
     int parent, capacity;
-    if (!PyArg_ParseTuple(args, "ii:segment_create", &parent, &capacity)) {
+    PyObject *object = Py_None;
+    if (!PyArg_ParseTuple(args, "ii|O:segment_create", &parent, &capacity, &object)) {
         return NULL;
+    }
+    const float *frequencies = NULL;
+    if (object != Py_None) {
+        PyArrayObject *array = take_frequencies(object, model_of(self)->model);
+        if (array == NULL
+            || sp_py_sized(object, NPY_FLOAT32, 2, "frequencies", 0, 1) == NULL) {
+            return NULL;
+        }
+        frequencies = PyArray_DATA(array);
     }
     int32_t segment;
     sp_error error;
     lock_context(self);
-    sp_status status = sp_segment_create(self->context, parent, capacity, &segment, &error);
+    sp_status status = sp_segment_create(self->context, parent, capacity, frequencies,
+                                         &segment, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
 }
@@ -539,7 +575,8 @@ static PyMethodDef context_methods[] = {
      "logits_workspace($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
      "Bytes of workspace that the same call of logits takes."},
     {"segment_create", (PyCFunction)context_segment_create, METH_VARARGS,
-     "segment_create($self, parent, capacity, /)\n--\n\nA new resident segment."},
+     "segment_create($self, parent, capacity, frequencies=None, /)\n--\n\n"
+     "A new resident segment; without a parent it may have its own frequencies [1, numbers]."},
     {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
      "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
      "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},

@@ -9,14 +9,27 @@ typedef struct {
 } choice;
 
 static const choice NORMS[] = {{"rms", SP_NORM_RMS}, {"layer", SP_NORM_LAYER}, {NULL, 0}};
+static const choice NORM_PLACES[] = {{"pre", SP_NORM_PRE},
+                                     {"output", SP_NORM_OUTPUT},
+                                     {"sandwich", SP_NORM_SANDWICH},
+                                     {"post", SP_NORM_POST},
+                                     {NULL, 0}};
+static const choice QK_NORMS[] = {{"none", SP_QK_NORM_NONE},
+                                  {"head", SP_QK_NORM_HEAD},
+                                  {"heads", SP_QK_NORM_HEADS},
+                                  {"whole", SP_QK_NORM_WHOLE},
+                                  {NULL, 0}};
 static const choice POSITIONS[] = {{"none", SP_POSITIONS_NONE},
                                    {"rotary", SP_POSITIONS_ROTARY},
                                    {"learned", SP_POSITIONS_LEARNED},
+                                   {"alibi", SP_POSITIONS_ALIBI},
                                    {NULL, 0}};
 static const choice ACTIVATIONS[] = {{"silu", SP_SILU},
                                      {"gelu_tanh", SP_GELU_TANH},
                                      {"gelu_erf", SP_GELU_ERF},
+                                     {"gelu_quick", SP_GELU_QUICK},
                                      {"relu", SP_RELU},
+                                     {"relu_squared", SP_RELU_SQUARED},
                                      {NULL, 0}};
 
 /* A borrowed item of the spec; KeyError becomes ValueError with the name. */
@@ -87,10 +100,27 @@ take_choice(PyObject *spec, const char *name, const choice *choices, int *out)
     return 0;
 }
 
+/* A number for each layer: int32 [num_layers], or [0] for none. Borrowed from the dict. */
+static int
+take_layers(PyObject *spec, const char *name, int32_t num_layers, const int32_t **out)
+{
+    PyObject *value = item(spec, name);
+    PyArrayObject *array = value == NULL ? NULL : sp_py_array(value, NPY_INT32, 1, name);
+    *out = NULL;
+    if (array == NULL || PyArray_DIM(array, 0) == 0) {
+        return array != NULL;
+    }
+    if (sp_py_sized(value, NPY_INT32, 1, name, 0, num_layers) == NULL) {
+        return 0;
+    }
+    *out = PyArray_DATA(array);
+    return 1;
+}
+
 static int
 take_spec(PyObject *dict, sp_spec *spec)
 {
-    int norm = 0, positions = 0, activation = 0;
+    int norm = 0, place = 0, qk_norm = 0, positions = 0, activation = 0;
     memset(spec, 0, sizeof *spec);
     int good = take_int(dict, "vocab_size", &spec->vocab_size)
                && take_int(dict, "hidden_size", &spec->hidden_size)
@@ -101,15 +131,31 @@ take_spec(PyObject *dict, sp_spec *spec)
                && take_int(dict, "intermediate_size", &spec->intermediate_size)
                && take_int(dict, "max_positions", &spec->max_positions)
                && take_int(dict, "rotary_dim", &spec->rotary_dim)
+               && take_int(dict, "num_ropes", &spec->num_ropes)
                && take_choice(dict, "norm", NORMS, &norm)
+               && take_choice(dict, "norm_place", NORM_PLACES, &place)
+               && take_choice(dict, "qk_norm", QK_NORMS, &qk_norm)
                && take_choice(dict, "positions", POSITIONS, &positions)
                && take_choice(dict, "activation", ACTIVATIONS, &activation)
                && take_flag(dict, "gated", &spec->gated)
                && take_flag(dict, "rope_interleaved", &spec->rope_interleaved)
+               && take_flag(dict, "parallel_residual", &spec->parallel_residual)
+               && take_flag(dict, "embedding_norm", &spec->embedding_norm)
+               && take_flag(dict, "final_norm", &spec->final_norm)
                && take_float(dict, "norm_eps", &spec->norm_eps)
                && take_float(dict, "attention_scale", &spec->attention_scale)
-               && take_float(dict, "embedding_scale", &spec->embedding_scale);
+               && take_float(dict, "attention_soft_cap", &spec->attention_soft_cap)
+               && take_float(dict, "qkv_clip", &spec->qkv_clip)
+               && take_float(dict, "embedding_scale", &spec->embedding_scale)
+               && take_float(dict, "input_scale", &spec->input_scale)
+               && take_float(dict, "residual_scale", &spec->residual_scale)
+               && take_float(dict, "logit_scale", &spec->logit_scale)
+               && take_float(dict, "logit_soft_cap", &spec->logit_soft_cap)
+               && take_layers(dict, "windows", spec->num_layers, &spec->windows)
+               && take_layers(dict, "ropes", spec->num_layers, &spec->ropes);
     spec->norm = (sp_norm)norm;
+    spec->norm_place = (sp_norm_place)place;
+    spec->qk_norm = (sp_qk_norm)qk_norm;
     spec->positions = (sp_positions)positions;
     spec->activation = (sp_activation)activation;
     return good;

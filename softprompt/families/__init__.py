@@ -5,22 +5,57 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Any
 
-from softprompt.families import gpt2, llama
-from softprompt.families.spec import BoundSlot, Family, Slot, Spec, View
+from softprompt.families import (
+    bloom,
+    cohere,
+    falcon,
+    gemma,
+    gpt2,
+    gpt_neo,
+    gpt_neox,
+    gptj,
+    llama,
+    olmo,
+    opt,
+    phi,
+    stablelm,
+)
+from softprompt.families.computed import computed_weights, inverse_frequencies, length_class
+from softprompt.families.spec import ENGINE_FIELDS, BoundSlot, Family, Slot, Spec, View
 
 __all__ = [
+    "ENGINE_FIELDS",
     "FAMILIES",
     "BoundSlot",
     "Family",
     "Slot",
     "Spec",
     "View",
+    "computed_weights",
     "family_of",
     "from_gguf",
+    "inverse_frequencies",
+    "length_class",
     "read_config",
 ]
 
-FAMILIES: tuple[Family, ...] = (llama.FAMILY, gpt2.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    gemma.FAMILY_1,
+    gemma.FAMILY,
+    phi.PHI,
+    phi.PHI3,
+    olmo.FAMILY,
+    cohere.FAMILY,
+    stablelm.FAMILY,
+    gpt2.FAMILY,
+    gpt_neo.FAMILY,
+    gptj.FAMILY,
+    gpt_neox.FAMILY,
+    opt.FAMILY,
+    bloom.FAMILY,
+    falcon.FAMILY,
+)
 
 
 def read_config(config: Mapping[str, Any], where: str) -> Spec:
@@ -88,9 +123,15 @@ def from_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str] =
             f"{where}: general.architecture is {architecture!r}, "
             f"expected one of {', '.join(sorted(served))}"
         )
-    return served[architecture].read_gguf(metadata, where, tensors)
+    read = served[architecture].read_gguf
+    assert read is not None
+    return read(metadata, where, tensors)
 
 
 def family_of(spec: Spec) -> Family:
     """Return the table that `spec` was read by."""
-    return gpt2.FAMILY if spec.family == "gpt2" else llama.FAMILY
+    return next(
+        family
+        for family in FAMILIES
+        if spec.family in family.model_types or spec.family in family.architectures
+    )

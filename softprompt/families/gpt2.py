@@ -8,71 +8,46 @@ views in the table.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
+from dataclasses import replace
 from typing import Any
 
-from softprompt.families.fields import MAX_LAYERS, MAX_POSITIONS, Fields
-from softprompt.families.llama import ACTIVATIONS, gguf_vocab_size
-from softprompt.families.spec import Family, Slot, Spec, View, check_spec
+from softprompt.families.fields import Fields
+from softprompt.families.readers import ACTIVATIONS, read_gguf_sizes, read_sizes
+from softprompt.families.spec import Family, Spec, View, check_spec
+from softprompt.families.tables import stacked, table
 
-_CONV1D = View(transpose=True)
+_Q, _K, _V = stacked("q", "kv", "kv")
 
-SLOTS = (
-    Slot("embedding.weight", ("V", "d"), "wte.weight", "token_embd.weight"),
-    Slot("position.weight", ("P", "d"), "wpe.weight", "position_embd.weight"),
-    Slot("layers.{i}.attn_norm.weight", ("d",), "h.{i}.ln_1.weight", "blk.{i}.attn_norm.weight"),
-    Slot("layers.{i}.attn_norm.bias", ("d",), "h.{i}.ln_1.bias", "blk.{i}.attn_norm.bias"),
-    *(
-        slot
-        for part, name in enumerate("qkv")
-        for slot in (
-            Slot(
-                f"layers.{{i}}.{name}.weight",
-                ("d", "d"),
-                "h.{i}.attn.c_attn.weight",
-                "blk.{i}.attn_qkv.weight",
-                View(transpose=True, part=part, parts=3),
-                View(part=part, parts=3),
-            ),
-            Slot(
-                f"layers.{{i}}.{name}.bias",
-                ("d",),
-                "h.{i}.attn.c_attn.bias",
-                "blk.{i}.attn_qkv.bias",
-                View(part=part, parts=3),
-                View(part=part, parts=3),
-            ),
-        )
-    ),
-    Slot(
-        "layers.{i}.o.weight",
-        ("d", "d"),
-        "h.{i}.attn.c_proj.weight",
-        "blk.{i}.attn_output.weight",
-        _CONV1D,
-    ),
-    Slot("layers.{i}.o.bias", ("d",), "h.{i}.attn.c_proj.bias", "blk.{i}.attn_output.bias"),
-    Slot("layers.{i}.mlp_norm.weight", ("d",), "h.{i}.ln_2.weight", "blk.{i}.ffn_norm.weight"),
-    Slot("layers.{i}.mlp_norm.bias", ("d",), "h.{i}.ln_2.bias", "blk.{i}.ffn_norm.bias"),
-    Slot(
-        "layers.{i}.up.weight",
-        ("f", "d"),
-        "h.{i}.mlp.c_fc.weight",
-        "blk.{i}.ffn_up.weight",
-        _CONV1D,
-    ),
-    Slot("layers.{i}.up.bias", ("f",), "h.{i}.mlp.c_fc.bias", "blk.{i}.ffn_up.bias"),
-    Slot(
-        "layers.{i}.down.weight",
-        ("d", "f"),
-        "h.{i}.mlp.c_proj.weight",
-        "blk.{i}.ffn_down.weight",
-        _CONV1D,
-    ),
-    Slot("layers.{i}.down.bias", ("d",), "h.{i}.mlp.c_proj.bias", "blk.{i}.ffn_down.bias"),
-    Slot("final_norm.weight", ("d",), "ln_f.weight", "output_norm.weight"),
-    Slot("final_norm.bias", ("d",), "ln_f.bias", "output_norm.bias"),
-    Slot("head.weight", ("V", "d"), "lm_head.weight", "output.weight", when="untied"),
+
+def _conv1d(view: Callable[[Spec], View]) -> Callable[[Spec], View]:
+    """A view of a matrix ``[in, out]``."""
+    return lambda spec: replace(view(spec), transpose=True)
+
+
+SLOTS = table(
+    {
+        "embedding": "wte",
+        "position": "wpe",
+        "attn_norm": "h.{i}.ln_1",
+        "q": "h.{i}.attn.c_attn",
+        "k": "h.{i}.attn.c_attn",
+        "v": "h.{i}.attn.c_attn",
+        "o": "h.{i}.attn.c_proj",
+        "mlp_norm": "h.{i}.ln_2",
+        "up": "h.{i}.mlp.c_fc",
+        "down": "h.{i}.mlp.c_proj",
+        "final_norm": "ln_f",
+        "head": "lm_head",
+    },
+    gguf=dict.fromkeys("qkv", "blk.{i}.attn_qkv"),
+    hf_views={
+        "q": _conv1d(_Q),
+        "k": _conv1d(_K),
+        "v": _conv1d(_V),
+        **dict.fromkeys(("o", "up", "down"), View(transpose=True)),
+    },
+    gguf_views={"q": _Q, "k": _K, "v": _V},
 )
 
 DEFAULTS = {
@@ -121,20 +96,23 @@ def read_config(config: Mapping[str, Any], where: str) -> Spec:
     fields.neutral("scale_attn_by_inverse_layer_idx", (False,), "another scale in every layer")
     fields.neutral("reorder_and_upcast_attn", (False,), "attention in another order")
     fields.neutral("add_cross_attention", (False,), "attention to an encoder")
-    hidden, heads = fields.integer("n_embd"), fields.integer("n_head")
-    if hidden % heads:
-        raise fields.error("n_embd", f"a multiple of n_head ({heads})")
+    sizes = read_sizes(
+        fields,
+        hidden="n_embd",
+        layers="n_layer",
+        heads="n_head",
+        kv_heads=None,
+        head_dim=None,
+        positions="n_positions",
+    )
+    scaled = fields.flag("scale_attn_weights")
     return _spec(
         where,
-        vocab_size=fields.integer("vocab_size"),
-        hidden_size=hidden,
-        num_layers=fields.integer("n_layer", high=MAX_LAYERS),
-        num_heads=heads,
-        intermediate_size=fields.optional_integer("n_inner") or 4 * hidden,
-        max_positions=fields.integer("n_positions", high=MAX_POSITIONS),
+        sizes,
+        intermediate_size=fields.optional_integer("n_inner") or 4 * sizes["hidden_size"],
         norm_eps=fields.number("layer_norm_epsilon"),
         activation=fields.choice("activation_function", ACTIVATIONS),
-        scaled=fields.flag("scale_attn_weights"),
+        attention_scale=sizes["head_dim"] ** -0.5 if scaled else 1.0,
         tied=fields.flag("tie_word_embeddings"),
     )
 
@@ -161,49 +139,37 @@ def read_gguf(metadata: Mapping[str, Any], where: str, tensors: Container[str]) 
         A value out of range.
     """
     fields = Fields(metadata, where, prefix="gpt2.")
-    hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
-    if hidden % heads:
-        raise fields.error("embedding_length", f"a multiple of the number of heads ({heads})")
+    sizes = read_gguf_sizes(fields)
     return _spec(
         where,
-        vocab_size=gguf_vocab_size(fields),
-        hidden_size=hidden,
-        num_layers=fields.integer("block_count", high=MAX_LAYERS),
-        num_heads=heads,
-        intermediate_size=fields.integer("feed_forward_length"),
-        max_positions=fields.integer("context_length", high=MAX_POSITIONS),
+        sizes,
         norm_eps=fields.number("attention.layer_norm_epsilon"),
         activation="gelu_tanh",
-        scaled=True,
+        attention_scale=sizes["head_dim"] ** -0.5,
         tied="output.weight" not in tensors,
     )
 
 
-def _spec(where: str, *, num_heads: int, hidden_size: int, scaled: bool, **given: Any) -> Spec:
-    head_dim = hidden_size // num_heads
+def _spec(where: str, sizes: Mapping[str, Any], **given: Any) -> Spec:
     spec = Spec(
-        hidden_size=hidden_size,
-        num_heads=num_heads,
-        num_kv_heads=num_heads,
-        head_dim=head_dim,
+        **sizes,
         norm="layer",
         positions="learned",
         rotary_dim=0,
         rope_interleaved=False,
         gated=False,
-        attention_scale=head_dim**-0.5 if scaled else 1.0,
         embedding_scale=1.0,
         family="gpt2",
         qkv_bias=True,
         output_bias=True,
         mlp_bias=True,
+        norm_bias=True,
         **given,
     )
     return check_spec(spec, where)
 
 
 FAMILY = Family(
-    name="gpt2",
     model_types=("gpt2",),
     architectures=("gpt2",),
     slots=SLOTS,

@@ -11,6 +11,10 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from softprompt.families import alibi
+from softprompt.families.alibi import Alibi
 from softprompt.families.rope import Rope
 
 ENGINE_FIELDS = (
@@ -31,6 +35,20 @@ ENGINE_FIELDS = (
     "gated",
     "attention_scale",
     "embedding_scale",
+    "norm_place",
+    "qk_norm",
+    "parallel_residual",
+    "embedding_norm",
+    "final_norm",
+    "attention_soft_cap",
+    "qkv_clip",
+    "input_scale",
+    "residual_scale",
+    "logit_scale",
+    "logit_soft_cap",
+    "num_ropes",
+    "windows",
+    "ropes",
 )
 """The fields of `Spec` that the engine takes, in the order of `Spec`."""
 
@@ -49,14 +67,14 @@ class Spec:
     norm_eps : float
         Added to the variance.
     positions : str
-        "rotary", "learned" or "none".
+        "rotary", "learned", "alibi" or "none".
     rotary_dim : int
         Rotated channels of a head (even; 0 without rotary positions).
     rope_interleaved : bool
         True: channels (2i, 2i+1) are a pair (GGUF Llama files). False: (i, i + rotary_dim / 2), as
         transformers.
     activation : str
-        "silu", "gelu_tanh", "gelu_erf" or "relu".
+        "silu", "gelu_tanh", "gelu_erf", "gelu_quick", "relu" or "relu_squared".
     gated : bool
         ``down(act(gate(x)) * up(x))`` instead of ``down(act(up(x)))``.
     attention_scale : float
@@ -64,13 +82,44 @@ class Spec:
     embedding_scale : float
         Factor of a token's embedding.
     family : str
-        Name of the family's table.
-    rope : Rope or None
-        Where the inverse frequencies come from.
+        What the model calls itself, e.g. "qwen2".
+    norm_place : str
+        Where the norms of a layer's halves f stand: "pre" ``x + f(norm(x))``, "output"
+        ``x + norm(f(x))``, "sandwich" ``x + norm(f(norm(x)))``, "post" ``norm(x + f(x))``.
+    qk_norm : str
+        Norms of queries and keys before their rotation: "none", "head" (each head alone, all with
+        the same weights), "heads" (each head with its own weights), "whole" (all heads of a row).
+    parallel_residual : bool
+        Attention and MLP both read the layer's input.
+    embedding_norm, final_norm : bool
+        A norm of all input rows; a norm before the head.
+    attention_soft_cap, logit_soft_cap : float
+        ``cap * tanh(x / cap)`` of scores, of logits (after `logit_scale`); 0 for none.
+    qkv_clip : float
+        Queries, keys and values are clamped to ``[-clip, clip]``; 0 for not.
+    input_scale : float
+        Factor of every input row, a virtual token's too.
+    residual_scale, logit_scale : float
+        Factor of what a half of a layer adds; of the logits.
+    num_ropes : int
+        Sets of rotary frequencies.
+    windows : tuple of int
+        For every layer, how many rows a row sees, itself among them (0: all); empty for all.
+    ropes : tuple of int
+        For every layer, its set of frequencies (-1: not rotated); empty for set 0 everywhere.
+    rope, local_rope : Rope or None
+        Where the inverse frequencies of set 0 and of set 1 come from.
+    alibi : Alibi or None
+        Where the biases of scores come from.
     tied : bool
         The output head is the embedding table.
-    qkv_bias, output_bias, mlp_bias, head_bias : bool
-        Which projections have a bias.
+    qkv_bias, output_bias, mlp_bias, head_bias, norm_bias, qk_norm_bias : bool
+        Which projections and norms have a bias.
+    norm_weights : bool
+        The norms have weights; otherwise ones stand for them.
+    layout : tuple of str
+        What is peculiar to the file and not to the model, e.g. "fused" for one matrix of queries,
+        keys and values; the tables' functions of the spec look at it.
     """
 
     vocab_size: int
@@ -91,36 +140,72 @@ class Spec:
     attention_scale: float
     embedding_scale: float
     family: str
+    norm_place: str = "pre"
+    qk_norm: str = "none"
+    parallel_residual: bool = False
+    embedding_norm: bool = False
+    final_norm: bool = True
+    attention_soft_cap: float = 0.0
+    qkv_clip: float = 0.0
+    input_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_soft_cap: float = 0.0
+    num_ropes: int = 1
+    windows: tuple[int, ...] = ()
+    ropes: tuple[int, ...] = ()
     rope: Rope | None = None
+    local_rope: Rope | None = None
+    alibi: Alibi | None = None
     tied: bool = True
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
+    norm_bias: bool = False
+    qk_norm_bias: bool = False
+    norm_weights: bool = True
+    layout: tuple[str, ...] = ()
 
     def engine_dict(self) -> dict[str, Any]:
         """Return the fields that ``_core.Model`` takes, as a new dict."""
-        return {name: getattr(self, name) for name in ENGINE_FIELDS}
+        values = {name: getattr(self, name) for name in ENGINE_FIELDS}
+        for name in ("windows", "ropes"):
+            values[name] = np.array(values[name], dtype=np.int32)
+        return values
 
     def has(self, feature: str) -> bool:
         """Say whether slots that exist only with `feature` exist in this model."""
-        if feature == "":
-            return True
-        if feature == "untied":
-            return not self.tied
-        if feature == "learned":
-            return self.positions == "learned"
-        return bool(getattr(self, feature))
+        before = self.norm_place in ("pre", "sandwich")
+        known = {
+            "": True,
+            "untied": not self.tied,
+            "learned": self.positions == "learned",
+            "norm_before": before and self.norm_weights,
+            "norm_before_bias": before and self.norm_bias,
+            "norm_after": self.norm_place != "pre" and self.norm_weights,
+            "norm_after_bias": self.norm_place != "pre" and self.norm_bias,
+            "final_norm": self.final_norm and self.norm_weights,
+            "final_norm_bias": self.final_norm and self.norm_bias,
+            "qk_norm": self.qk_norm != "none",
+        }
+        return known[feature] if feature in known else bool(getattr(self, feature))
 
     def size(self, axis: str) -> int:
-        """Return the length of a named axis of a slot: V, d, P, q, kv or f."""
+        """Return the length of a named axis of a slot: V, d, P, q, kv, f, or of the norms of
+        queries (qn) and keys (kn).
+        """
+        q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        one_head = self.qk_norm == "head"
         return {
             "V": self.vocab_size,
             "d": self.hidden_size,
             "P": self.max_positions,
-            "q": self.num_heads * self.head_dim,
-            "kv": self.num_kv_heads * self.head_dim,
+            "q": q,
+            "kv": kv,
             "f": self.intermediate_size,
+            "qn": self.head_dim if one_head else q,
+            "kn": self.head_dim if one_head else kv,
         }[axis]
 
 
@@ -144,6 +229,11 @@ def check_spec(spec: Spec, where: str) -> Spec:
             f"{where}: {spec.rotary_dim} rotated channels, expected an even number in "
             f"[2, {spec.head_dim}] (the size of a head)"
         )
+    if spec.positions == "alibi" and spec.max_positions > alibi.MAX_POSITIONS:
+        raise ValueError(
+            f"{where}: a context of {spec.max_positions}, expected at most "
+            f"{alibi.MAX_POSITIONS} with ALiBi positions"
+        )
     for axis, what in (("q", "query"), ("kv", "key/value")):
         if spec.size(axis) > 2**31 - 1:
             raise ValueError(f"{where}: {spec.size(axis)} {what} channels are too many")
@@ -154,21 +244,34 @@ def check_spec(spec: Spec, where: str) -> Spec:
 class View:
     """Which part of a stored tensor a slot is.
 
+    The (output) rows of the stored tensor lie in `blocks` blocks of `stride` rows, and the slot has
+    as many rows of each block, from row `start` of the block on. Queries, keys and values in one
+    matrix are three such views, whether they stand one below the other or head by head.
+
     Attributes
     ----------
     transpose : bool
         The tensor is stored ``[in, out]`` and the slot is ``[out, in]``.
-    part, parts : int
-        The slot is the `part`-th of `parts` equal blocks of (output) rows.
+    start, stride, blocks : int
+        See above; `stride` 0 stands for the rows of the slot alone.
+    offset : float
+        Added to every number (a norm whose weight is stored without the 1).
+    split : int
+        Not 0: the slot is a vector that is stored as a matrix with rows of so many numbers.
     """
 
     transpose: bool = False
-    part: int = 0
-    parts: int = 1
+    start: int = 0
+    stride: int = 0
+    blocks: int = 1
+    offset: float = 0.0
+    split: int = 0
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of the stored tensor for a slot of `shape`."""
-        full = (shape[0] * self.parts, *shape[1:])
+        if self.split:
+            return (shape[0] // self.split, self.split)
+        full = (self.blocks * self.stride if self.stride else shape[0], *shape[1:])
         return full[::-1] if self.transpose else full
 
 
@@ -185,11 +288,12 @@ class Slot:
         The engine's name, with ``{i}`` for the layer.
     axes : tuple of str
         Shape in the letters of `Spec.size`.
-    hf : str
-        Name in a Hugging Face folder, without the prefix of the family; ``{i}`` is the layer.
-    gguf : str
+    hf : str, or a function of the `Spec` that gives one
+        Name in a Hugging Face folder, without the prefix of the family; ``{i}`` is the layer. With
+        ``{h}`` it stands for one tensor for each head, which follow one another in the slot.
+    gguf : str, or a function of the `Spec` that gives one
         Name in a GGUF file.
-    hf_view, gguf_view : View
+    hf_view, gguf_view : View, or a function of the `Spec` that gives one
         Which part of the stored tensor it is.
     when : str
         Feature (see `Spec.has`) without which the slot does not exist; "" for always.
@@ -197,10 +301,10 @@ class Slot:
 
     name: str
     axes: tuple[str, ...]
-    hf: str
-    gguf: str
-    hf_view: View = WHOLE
-    gguf_view: View = WHOLE
+    hf: str | Callable[[Spec], str]
+    gguf: str | Callable[[Spec], str]
+    hf_view: View | Callable[[Spec], View] = WHOLE
+    gguf_view: View | Callable[[Spec], View] = WHOLE
     when: str = ""
 
 
@@ -220,12 +324,8 @@ class Family:
 
     Attributes
     ----------
-    name : str
-        Name of the family, as in `Spec.family`.
     model_types : tuple of str
         Values of ``model_type`` in ``config.json`` that it serves.
-    architectures : tuple of str
-        Values of ``general.architecture`` in GGUF metadata that it serves.
     slots : tuple of Slot
         The table.
     hf_prefixes : tuple of str
@@ -236,16 +336,18 @@ class Family:
         The same for GGUF names.
     read_config : callable
         ``(config, where) -> Spec`` from ``config.json``.
-    read_gguf : callable
-        ``(metadata, where, tensor names) -> Spec`` from GGUF metadata.
+    architectures : tuple of str
+        Values of ``general.architecture`` in GGUF metadata that it serves; llama.cpp does not write
+        every family.
+    read_gguf : callable or None
+        ``(metadata, where, tensor names) -> Spec`` from GGUF metadata; None without architectures.
     """
 
-    name: str
     model_types: tuple[str, ...]
-    architectures: tuple[str, ...]
     slots: tuple[Slot, ...]
     read_config: Callable[[Mapping[str, Any], str], Spec]
-    read_gguf: Callable[[Mapping[str, Any], str, Container[str]], Spec]
+    architectures: tuple[str, ...] = ()
+    read_gguf: Callable[[Mapping[str, Any], str, Container[str]], Spec] | None = None
     hf_prefixes: tuple[str, ...] = ("",)
     hf_ignored: tuple[str, ...] = field(default=())
     gguf_ignored: tuple[str, ...] = field(default=())
@@ -275,8 +377,13 @@ class Family:
             BoundSlot(
                 name=slot.name.format(i=i),
                 shape=tuple(spec.size(axis) for axis in slot.axes),
-                source=getattr(slot, kind).format(i=i),
-                view=getattr(slot, kind + "_view"),
+                source=_of(getattr(slot, kind), spec).replace("{i}", str(i)),
+                view=_of(getattr(slot, kind + "_view"), spec),
             )
             for slot, i in listed
         ]
+
+
+def _of(entry: Any, spec: Spec) -> Any:
+    """Return an entry of a table for a model: itself, or what the function gives."""
+    return entry(spec) if callable(entry) else entry

@@ -50,6 +50,7 @@ def bind(spec: Spec, tensors: Mapping[str, StoredTensor], kind: str, where: str)
     named = _without_prefix(tensors, prefixes, where)
     spec, named = _settle_head(spec, family, named, kind)
     slots = family.bound_slots(spec, kind)
+    named = _with_joined_heads(named, slots)
     missing = [slot.source for slot in slots if slot.source not in named]
     if missing:
         raise ValueError(f"{where}: {_listed('tensor', missing)} missing for a {spec.family} model")
@@ -73,6 +74,25 @@ def bind(spec: Spec, tensors: Mapping[str, StoredTensor], kind: str, where: str)
                 f"expected {_shape(expected)} by the configuration"
             )
     return spec, bound
+
+
+def _with_joined_heads(
+    named: dict[str, StoredTensor], slots: Iterable[BoundSlot]
+) -> dict[str, StoredTensor]:
+    """Join tensors that a table names with ``{h}``: one for each head, rows of one matrix."""
+    joined = dict(named)
+    for slot in slots:
+        if "{h}" not in slot.source:
+            continue
+        names = [
+            slot.source.replace("{h}", str(h)) for h in range(slot.shape[0] // slot.view.split)
+        ]
+        parts = [joined.pop(name) for name in names if name in joined]
+        if len(parts) == len(names) and len({(p.dtype, p.shape) for p in parts}) == 1:
+            first, data = parts[0], np.concatenate([part.data for part in parts])
+            shape = (len(parts), *first.shape)
+            joined[slot.source] = StoredTensor(first.name, first.dtype, shape, data, first.source)
+    return joined
 
 
 def _without_prefix(

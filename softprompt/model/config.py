@@ -78,10 +78,23 @@ class ModelOrigin:
 
 
 # Ids that transformers assumes for keys that config.json leaves out.
+_LLAMA_IDS = {"bos_token_id": 1, "eos_token_id": 2}
+_GPT2_IDS = {"bos_token_id": 50256, "eos_token_id": 50256}
+_GEMMA_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+_COHERE_IDS = {"bos_token_id": 5, "eos_token_id": 255001, "pad_token_id": 0}
+_OLMO_IDS = {"eos_token_id": 50279, "pad_token_id": 1}
 _DEFAULT_IDS = {
-    "llama": {"bos_token_id": 1, "eos_token_id": 2},
-    "mistral": {"bos_token_id": 1, "eos_token_id": 2},
-    "gpt2": {"bos_token_id": 50256, "eos_token_id": 50256},
+    **dict.fromkeys(("llama", "mistral", "granite", "phi", "bloom"), _LLAMA_IDS),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gptj"), _GPT2_IDS),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), _GEMMA_IDS),
+    **dict.fromkeys(("cohere", "cohere2"), _COHERE_IDS),
+    **dict.fromkeys(("olmo", "olmo2"), _OLMO_IDS),
+    "smollm3": {"bos_token_id": 128000, "eos_token_id": 128001, "pad_token_id": 128004},
+    "phi3": {"bos_token_id": 1, "eos_token_id": 32000, "pad_token_id": 32000},
+    "gpt_neox": {"bos_token_id": 0, "eos_token_id": 2},
+    "opt": {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
+    "falcon": {"bos_token_id": 11, "eos_token_id": 11},
+    "stablelm": {"bos_token_id": 0, "eos_token_id": 0},
 }
 
 
@@ -114,11 +127,13 @@ def huggingface_config(
     ModelConfig
     """
     defaults = _DEFAULT_IDS.get(config["model_type"], {})
+    text = config.get("text_config")  # a model of text and pictures has the ids there or beside it
+    text = text if isinstance(text, Mapping) else {}
 
     def ids(key: str) -> tuple[int, ...]:
         value = generation.get(key)
         if value is None:
-            value = config.get(key, defaults.get(key))
+            value = config.get(key, text.get(key, defaults.get(key)))
         return _valid_ids(value, spec)
 
     return _config(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 
 import numpy as np
 
-from softprompt.families import Spec
+from softprompt.families import ENGINE_FIELDS, Spec
 from softprompt.families.rope import split_half_order
 
 __all__ = ["fingerprint"]
@@ -39,7 +40,7 @@ def fingerprint(spec: Spec, weights: Mapping[str, np.ndarray]) -> str:
     """
     digest = hashlib.sha256(json.dumps(_essentials(spec), sort_keys=True).encode())
     for name in sorted(weights):
-        if name == "rope.inv_freq":
+        if name in ("rope.inv_freq", "rope.scale", "alibi.bias"):
             continue  # computed from the spec; a unit in the last place differs between files
         array = weights[name]
         digest.update(f"{name} {array.shape}".encode())
@@ -55,15 +56,19 @@ def fingerprint(spec: Spec, weights: Mapping[str, np.ndarray]) -> str:
 
 def _essentials(spec: Spec) -> dict[str, object]:
     values: dict[str, object] = {}
-    for name, value in spec.engine_dict().items():
-        if name in _LEFT_OUT:
+    usual = {field.name: field.default for field in fields(Spec)}
+    for name in ENGINE_FIELDS:
+        value = getattr(spec, name)
+        # A switch that a later version brought counts where it is on: older prompts stay valid.
+        if name in _LEFT_OUT or value == usual[name]:
             continue
         # Files keep numbers in single or in double precision.
         values[name] = float(np.float32(value)).hex() if isinstance(value, float) else value
-    if spec.rope is not None:
-        values["rope_theta"] = float(np.float32(spec.rope.theta)).hex()
-        if spec.rope.scaling == "linear":
-            values["rope_factor"] = float(np.float32(spec.rope.factor)).hex()
+    for prefix, rope in (("rope", spec.rope), ("local_rope", spec.local_rope)):
+        if rope is not None:
+            values[f"{prefix}_theta"] = float(np.float32(rope.theta)).hex()
+            if rope.scaling in ("linear", "dynamic", "yarn"):
+                values[f"{prefix}_factor"] = float(np.float32(rope.factor)).hex()
     return values
 
 

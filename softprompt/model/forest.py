@@ -32,17 +32,15 @@ class Forest:
     symbols : ndarray of int32, shape (num_rows,)
     rows : list of ndarray of int32
         For every sequence, the row of each of its symbols.
+    classes : ndarray of int64, shape (num_segments,), or None
+        The class of every segment's sequences; None where `pack` was given none.
     """
 
     parents: np.ndarray
     starts: np.ndarray
     symbols: np.ndarray
     rows: list[np.ndarray]
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the engine takes."""
-        return self.parents, self.starts, self.symbols
+    classes: np.ndarray | None = None
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -71,7 +69,9 @@ def _group_depth(common: np.ndarray, depth: int, end: int) -> tuple[int, int]:
     return best
 
 
-def pack(sequences: Sequence[np.ndarray], *, share: bool = True) -> Forest:
+def pack(
+    sequences: Sequence[np.ndarray], *, share: bool = True, classes: Sequence[int] | None = None
+) -> Forest:
     """Pack sequences into a forest.
 
     Parameters
@@ -80,11 +80,42 @@ def pack(sequences: Sequence[np.ndarray], *, share: bool = True) -> Forest:
         Each with at least one symbol.
     share : bool
         False: every sequence becomes a tree of its own.
+    classes : sequence of int, optional
+        A class for every sequence; those of different classes share no rows.
 
     Returns
     -------
     Forest
     """
+    if classes is None:
+        return _pack(sequences, share)
+    parts = []
+    members: list[int] = []
+    for number in sorted(set(classes)):
+        own = [i for i, one in enumerate(classes) if one == number]
+        members += own
+        parts.append((number, _pack([sequences[i] for i in own], share)))
+    first_segment = np.cumsum([0] + [len(part.parents) for _, part in parts])
+    first_row = np.cumsum([0] + [len(part.symbols) for _, part in parts])
+    rows: list[np.ndarray] = [np.zeros(0, np.int32)] * len(sequences)
+    moved = [own + first_row[p] for p, (_, part) in enumerate(parts) for own in part.rows]
+    for i, own in zip(members, moved, strict=True):
+        rows[i] = own.astype(np.int32)
+    parents = [
+        np.where(part.parents < 0, -1, part.parents + first_segment[p])
+        for p, (_, part) in enumerate(parts)
+    ]
+    starts = [part.starts[:-1] + first_row[p] for p, (_, part) in enumerate(parts)]
+    return Forest(
+        parents=np.concatenate(parents).astype(np.int32),
+        starts=np.concatenate([*starts, first_row[-1:]]).astype(np.int32),
+        symbols=np.concatenate([part.symbols for _, part in parts]),
+        rows=rows,
+        classes=np.concatenate([np.full(len(part.parents), number) for number, part in parts]),
+    )
+
+
+def _pack(sequences: Sequence[np.ndarray], share: bool) -> Forest:
     order = (
         sorted(range(len(sequences)), key=lambda i: sequences[i].tolist())
         if share

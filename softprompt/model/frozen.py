@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from softprompt.families import inverse_frequencies, length_class
 from softprompt.model.embeddings import Embeddings
 from softprompt.model.forest import Forest, pack
 from softprompt.model.sequences import PromptTable, check_ids, is_several
@@ -201,10 +202,34 @@ class FrozenModel:
     def _packed(
         self, sequences: list[np.ndarray], places: list[np.ndarray]
     ) -> tuple[Forest, np.ndarray]:
-        """Forest of the sequences, and its rows at their places, one sequence after the other."""
-        forest = pack(sequences, share=self._share)
+        """Forest of sequences that lack their last target, and its rows at their places, one
+        sequence after the other.
+        """
+        forest = self._pack(sequences, [len(symbols) + 1 for symbols in sequences])
         rows = [own[at] for own, at in zip(forest.rows, places, strict=True)]
         return forest, np.concatenate(rows)
+
+    def _pack(self, sequences: list[np.ndarray], lengths: list[int]) -> Forest:
+        """Forest of the beginnings of texts of these lengths: each gets the rotary frequencies of a
+        run of its own.
+        """
+        classes = [length_class(self.spec, length) for length in lengths]
+        return pack(sequences, share=self._share, classes=classes if any(classes) else None)
+
+    def _engine_forest(self, forest: Forest) -> tuple[np.ndarray, ...]:
+        """A forest as the engine takes it."""
+        arrays = (forest.parents, forest.starts, forest.symbols)
+        if forest.classes is None:
+            return arrays
+        classes, frequency_of = np.unique(forest.classes, return_inverse=True)
+        sets = np.concatenate([self._frequencies(int(number)) for number in classes])
+        return (*arrays, sets, frequency_of.astype(np.int32))
+
+    def _frequencies(self, number: int) -> np.ndarray:
+        """Rotary frequencies of a class of lengths, shape (1, all of them)."""
+        if number == 0:
+            return np.ascontiguousarray(self.weights["rope.inv_freq"].reshape(1, -1))
+        return inverse_frequencies(self.spec, number).reshape(1, -1)
 
     def _parts(self, encoded: list[np.ndarray]) -> Iterator[list[int]]:
         """Inputs of one engine call after the other, neighbours in lexical order together, so that

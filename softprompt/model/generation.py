@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from softprompt.families import length_class
 from softprompt.model.forest import pack
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.sampling import Sampler
@@ -31,6 +32,7 @@ class _Text:
     which: int
     stream: np.random.Generator | None
     limit: int
+    length_class: int
     segment: int = -1
     new: list[int] = field(default_factory=list)
     shown: int = 0
@@ -48,10 +50,14 @@ class _Resident:
         self.table = table
         self.own: list[int] = []
 
-    def create(self, parent: int, capacity: int) -> int:
-        segment = self.context.segment_create(parent, capacity)
+    def create(self, parent: int, capacity: int, frequencies: np.ndarray | None = None) -> int:
+        segment = self.context.segment_create(parent, capacity, frequencies)
         self.own.append(segment)
         return segment
+
+    def release(self, segment: int) -> None:
+        self.context.segment_release(segment)
+        self.own.remove(segment)
 
     def extend(self, segments: list[int], pieces: list[np.ndarray], rows: list[int]) -> np.ndarray:
         starts = np.concatenate([[0], np.cumsum([len(p) for p in pieces])])
@@ -109,6 +115,9 @@ def _prefill(resident: _Resident, texts: list[_Text]) -> np.ndarray:
     for i, text in enumerate(texts):
         head, rest = _split_prompt(resident.table, text)
         rests.append(rest)
+        if text.length_class:
+            logits[i] = _compute_alone(resident, text)
+            continue
         if len(head):
             parents[i], logits[i] = resident.prompt(head, text.which)
         if len(rest):
@@ -143,7 +152,44 @@ def _prefill(resident: _Resident, texts: list[_Text]) -> np.ndarray:
             logits[ending] = out[row]
         start = end
     for i, text in enumerate(texts):
-        text.segment = resident.create(parents[i], text.limit) if text.limit > 0 else -1
+        if text.limit > 0 and not text.length_class:
+            text.segment = resident.create(parents[i], text.limit)
+    return logits
+
+
+def _compute_alone(resident: _Resident, text: _Text) -> np.ndarray:
+    """Compute all rows of a text whose rotary frequencies are not those of its former length, or of
+    other texts: a tree of its own. Returns the logits [V] after it.
+    """
+    model = resident.model
+    if text.segment >= 0:
+        resident.release(text.segment)
+    symbols, _ = resident.table.symbols(text.which, text.ids)
+    symbols = np.concatenate([symbols, np.array(text.new, np.int32)])
+    text.length_class = length_class(model.spec, len(symbols))
+    text.segment = resident.create(
+        -1, len(symbols) + text.limit - len(text.new), model._frequencies(text.length_class)
+    )
+    return resident.extend([text.segment], [symbols], [len(symbols) - 1])[0]
+
+
+def _advance(resident: _Resident, texts: list[_Text]) -> np.ndarray:
+    """Add the newest token of every text. Returns logits [n, V]."""
+    spec = resident.model.spec
+    logits = np.empty((len(texts), spec.vocab_size), np.float32)
+    growing = []
+    for i, text in enumerate(texts):
+        length = len(resident.table.symbols(text.which, text.ids)[0]) + len(text.new)
+        if length_class(spec, length) == text.length_class:
+            growing.append(i)
+        else:
+            logits[i] = _compute_alone(resident, text)
+    if growing:
+        logits[growing] = resident.extend(
+            [texts[i].segment for i in growing],
+            [np.array([texts[i].new[-1]], np.int32) for i in growing],
+            list(range(len(growing))),
+        )
     return logits
 
 
@@ -202,11 +248,7 @@ def _run(
                         stream(numbers[i], piece)
             active = [i for i in active if not texts[i].done]
             if active:
-                logits = resident.extend(
-                    [texts[i].segment for i in active],
-                    [np.array([texts[i].new[-1]], np.int32) for i in active],
-                    list(range(len(active))),
-                )
+                logits = _advance(resident, [texts[i] for i in active])
     finally:
         resident.close()
 
@@ -305,7 +347,8 @@ def generate(
         repetition = seen.get(same, 0)
         seen[same] = repetition + 1
         limit = min(int(max_new_tokens), model.spec.max_positions - length)
-        texts.append(_Text(ids, w, sampler.stream(repetition), limit))
+        number = length_class(model.spec, length)
+        texts.append(_Text(ids, w, sampler.stream(repetition), limit, number))
 
     for start, end in _batches(model, table, texts):
         with model._workers.lend() as worker:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from softprompt.families import Spec, View
+from softprompt.families import View, computed_weights
 from softprompt.model.config import ModelConfig, ModelOrigin, gguf_config, huggingface_config
 from softprompt.model.model import Model
 from softprompt.model.resolve import resolve
@@ -173,8 +173,9 @@ def _convert(source: Source) -> Weights:
     try:
         for slot, stored in source.bound:
             arrays[slot.name] = materialise(stored, slot.view, slot.shape)
-        if source.spec.rope is not None:
-            arrays["rope.inv_freq"] = _inverse_frequencies(source.spec, source)
+        arrays |= computed_weights(source.spec)
+        if source.rope_factors is not None:
+            arrays["rope.inv_freq"] = _divided(arrays["rope.inv_freq"], source)
     except MemoryError as err:
         count = sum(int(np.prod(slot.shape)) for slot, _ in source.bound)
         raise RuntimeError(
@@ -184,18 +185,17 @@ def _convert(source: Source) -> Weights:
     return arrays
 
 
-def _inverse_frequencies(spec: Spec, source: Source) -> np.ndarray:
-    frequencies = spec.rope.inverse_frequencies(spec.rotary_dim)
-    if source.rope_factors is not None:
-        factors = materialise(source.rope_factors, View(), frequencies.shape)
-        if not (factors > 0).all():
-            raise ValueError(
-                f"{source.path}: tensor 'rope_freqs.weight' holds {factors.min()}, expected "
-                "factors above 0"
-            )
-        frequencies = frequencies / factors
-    frequencies.flags.writeable = False
-    return frequencies
+def _divided(frequencies: np.ndarray, source: Source) -> np.ndarray:
+    """Divide frequencies by the factors of the file."""
+    factors = materialise(source.rope_factors, View(), frequencies.shape)
+    if not (factors > 0).all():
+        raise ValueError(
+            f"{source.path}: tensor 'rope_freqs.weight' holds {factors.min()}, expected factors "
+            "above 0"
+        )
+    divided = frequencies / factors
+    divided.flags.writeable = False
+    return divided
 
 
 def _own_tokenizer(source: Source) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from softprompt.model.forest import pack
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.sequences import PromptTable
 
@@ -47,10 +46,12 @@ def _logits(
     filled = [i for i, at in enumerate(places) if len(at)]
     if not filled:
         return [np.zeros((0, model.spec.vocab_size), np.float32) for _ in encoded]
-    forest = pack([sequences[i] for i in filled], share=model._share)
+    given = [sequences[i] for i in filled]
+    forest = model._pack(given, [len(symbols) for symbols in given])
     wanted = [rows[places[i]] for i, rows in zip(filled, forest.rows, strict=True)]
     rows, back = np.unique(np.concatenate(wanted), return_inverse=True)
-    arguments = (forest.arrays, table.matrix, rows.astype(np.int32), model.num_threads)
+    forest_arrays = model._engine_forest(forest)
+    arguments = (forest_arrays, table.matrix, rows.astype(np.int32), model.num_threads)
     with model._workers.lend() as worker:
         context = worker.context
         pack_rows = model._workers.rows_within_limit(

@@ -130,7 +130,7 @@ def run_losses(
     if ranking is not None:
         choices, groups, group_targets, group_weights = ranking
         losses += (choices[order].astype(np.int32), groups, group_targets, group_weights)
-    arguments = (forest.arrays, table.matrix, losses, want_grad)
+    arguments = (model._engine_forest(forest), table.matrix, losses, want_grad)
     with model._workers.lend() as worker:
         context = worker.context
         pack_rows = model._workers.rows_within_limit(

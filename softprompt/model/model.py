@@ -173,6 +173,8 @@ class Model(FrozenModel):
         Prefix
             Of the positions 0, 1, ...: texts have to start at the position behind them, as they do
             in transformers and PEFT.
+            Where rotary frequencies depend on the length (dynamic, longrope), they are those of
+            texts within the original length.
 
         Raises
         ------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from softprompt.families import Spec, from_gguf, read_config
+from softprompt.families import Spec, View, from_gguf, read_config
 from softprompt.formats import StoredTensor, load_json, open_gguf, open_safetensors
 from softprompt.model.binding import Bound, bind
+from softprompt.model.weights import materialise
 
 __all__ = ["Source", "open_source", "source_files"]
 
@@ -143,6 +144,7 @@ def _open_gguf(path: Path) -> Source:
         )
     spec = from_gguf(file.metadata, str(path), file)
     spec, bound = bind(spec, file, "gguf", str(path))
+    spec = _with_length_factors(spec, file, str(path))
     factors = file.get("rope_freqs.weight")
     if factors is not None and factors.shape != (spec.rotary_dim // 2,):
         raise ValueError(
@@ -150,6 +152,26 @@ def _open_gguf(path: Path) -> Source:
             f"[{spec.rotary_dim // 2}]"
         )
     return Source(path, "gguf", spec, bound, file.metadata, rope_factors=factors)
+
+
+def _with_length_factors(spec: Spec, file: Mapping[str, StoredTensor], where: str) -> Spec:
+    """Take the divisors of LongRoPE from their tensors."""
+    if spec.rope is None or spec.rope.scaling != "longrope":
+        return spec
+    lists = {}
+    for kind in ("short", "long"):
+        name = f"rope_factors_{kind}.weight"
+        stored = file.get(name)
+        if stored is None or stored.shape != (spec.rotary_dim // 2,):
+            found = "is missing" if stored is None else f"has shape {list(stored.shape)}"
+            raise ValueError(f"{where}: tensor {name!r} {found}, expected [{spec.rotary_dim // 2}]")
+        values = materialise(stored, View(), stored.shape)
+        if not (values > 0).all():
+            raise ValueError(
+                f"{where}: tensor {name!r} holds {values.min()}, expected factors above 0"
+            )
+        lists[f"{kind}_factor"] = tuple(values.tolist())
+    return replace(spec, rope=replace(spec.rope, **lists))
 
 
 def _config_file(folder: Path) -> Path:

@@ -54,13 +54,18 @@ def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.
     if view.transpose:
         out = np.empty(shape, dtype=np.float32)
         _fill_transposed(stored, view, out)
+    elif view.stride and len(shape) == 1:
+        out = _fill_vector(stored, view, shape[0])
     else:
-        out = _borrowed(_rows_of(stored, view, shape[0]), shape)
+        part = _rows_of(stored, view, shape[0])
+        out = _borrowed(part, shape) if view.offset == 0 else None
         if out is not None:
             _check_finite(stored, out)
             return out
         out = np.empty(shape, dtype=np.float32)
-        _fill(stored, view, out)
+        _fill(part, out)
+    if view.offset != 0:
+        out += np.float32(view.offset)
     forget_pages(stored.data)  # the file would stay in memory beside its conversion
     _check_finite(stored, out)
     out.flags.writeable = False
@@ -68,11 +73,12 @@ def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.
 
 
 def _rows_of(stored: StoredTensor, view: View, rows: int) -> StoredTensor:
-    """Return the tensor restricted to the part of its rows that the view names."""
-    if view.parts == 1:
+    """Return the tensor restricted to the rows that the view names."""
+    if not view.stride:
         return stored
-    size = stored.data.size // view.parts
-    data = stored.data[view.part * size : (view.part + 1) * size]
+    count = rows // view.blocks
+    blocks = stored.data.reshape(view.blocks, view.stride, -1)
+    data = blocks[:, view.start : view.start + count].reshape(-1)  # a view of a single block
     return StoredTensor(stored.name, stored.dtype, (rows, *stored.shape[1:]), data, stored.source)
 
 
@@ -83,40 +89,41 @@ def _borrowed(stored: StoredTensor, shape: tuple[int, ...]) -> np.ndarray | None
     return array if array.flags.aligned and array.dtype == np.float32 else None
 
 
-def _fill(stored: StoredTensor, view: View, out: np.ndarray) -> None:
-    """Convert rows into `out`, which has their layout."""
-    part = _rows_of(stored, view, out.shape[0])
-    if stored.data.size % view.parts or (out.ndim == 1 and view.parts > 1):
-        # Blocks of a quantised vector may straddle its parts.
-        whole = np.empty(stored.shape, dtype=np.float32)
-        _convert(stored, stored.data, whole.reshape(-1), stored.shape[-1])
-        size = out.shape[0]
-        out[...] = whole[view.part * size : (view.part + 1) * size]
-    elif stored.dtype in ENGINE_TYPES:
+def _fill(part: StoredTensor, out: np.ndarray) -> None:
+    """Convert a tensor into `out`, which has its layout."""
+    if part.dtype in ENGINE_TYPES:
         _convert(part, part.data, out.reshape(-1), out.shape[-1])
-    else:
-        rows = out.reshape(-1, out.shape[-1])
-        data = part.data.reshape(rows.shape[0], -1)
-        step = max(1, PANEL // rows.shape[1])
-        for first in range(0, rows.shape[0], step):
-            panel = rows[first : first + step]
-            _convert(
-                part, data[first : first + step].reshape(-1), panel.reshape(-1), panel.shape[1]
-            )
+        return
+    rows = out.reshape(-1, out.shape[-1])
+    data = part.data.reshape(rows.shape[0], -1)
+    step = max(1, PANEL // rows.shape[1])
+    for first in range(0, rows.shape[0], step):
+        panel = rows[first : first + step]
+        _convert(part, data[first : first + step].reshape(-1), panel.reshape(-1), panel.shape[1])
+
+
+def _fill_vector(stored: StoredTensor, view: View, size: int) -> np.ndarray:
+    """Convert a part of a vector, whose blocks of a quantised type may straddle its parts."""
+    whole = np.empty(stored.shape, dtype=np.float32)
+    _fill(stored, whole)
+    blocks = whole.reshape(view.blocks, view.stride)
+    return np.array(blocks[:, view.start : view.start + size // view.blocks].reshape(size))
 
 
 def _fill_transposed(stored: StoredTensor, view: View, out: np.ndarray) -> None:
-    """Convert ``[in, parts * out]`` as stored into ``[out, in]``."""
+    """Convert ``[in, blocks * stride]`` as stored into ``[out, in]``."""
     rows, columns = stored.shape
     data = stored.data.reshape(rows, -1)
-    size = out.shape[0]
+    stride = view.stride or columns
+    chosen = slice(view.start, view.start + out.shape[0] // view.blocks)
     step = max(1, PANEL // columns)
     buffer = np.empty((min(step, rows), columns), dtype=np.float32)
     for first in range(0, rows, step):
         last = min(first + step, rows)
         panel = buffer[: last - first]
         _convert(stored, data[first:last].reshape(-1), panel.reshape(-1), columns)
-        out[:, first:last] = panel[:, view.part * size : (view.part + 1) * size].T
+        blocks = panel.reshape(last - first, view.blocks, stride)[:, :, chosen]
+        out[:, first:last] = blocks.reshape(last - first, out.shape[0]).T
 
 
 def _convert(stored: StoredTensor, data: np.ndarray, out: np.ndarray, columns: int) -> None:

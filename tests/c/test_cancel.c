@@ -57,7 +57,7 @@ call_extend(job *j, const sp_options *options, sp_error *error)
                                          &last, options, j->logits, error);
     if (status == SP_OK) {
         CHECK_OK(sp_segment_release(j->context, j->child, error));
-        CHECK_OK(sp_segment_create(j->context, j->root, 3, &j->child, error));
+        CHECK_OK(sp_segment_create(j->context, j->root, 3, NULL, &j->child, error));
     }
     return status;
 }
@@ -111,11 +111,11 @@ test_stop(const tiny_model *model, const tiny_forest *tiny)
     const sp_options options = {.num_threads = 2, .pack_rows = 20};
     const int32_t starts[] = {0, START};
     CHECK_OK(sp_context_create(model->model, &j.context, error));
-    CHECK_OK(sp_segment_create(j.context, -1, START, &j.root, error));
+    CHECK_OK(sp_segment_create(j.context, -1, START, NULL, &j.root, error));
     CHECK_OK(sp_segment_extend(j.context, 1, &j.root, starts, tiny->symbols,
                                tiny->forest.num_virtual, tiny->prompt, 0, NULL, &options, NULL,
                                error));
-    CHECK_OK(sp_segment_create(j.context, j.root, 3, &j.child, error));
+    CHECK_OK(sp_segment_create(j.context, j.root, 3, NULL, &j.child, error));
     stop_everywhere(&j, call_loss);
     stop_everywhere(&j, call_forward);
     stop_everywhere(&j, call_logits);

@@ -36,7 +36,7 @@ generate(const tiny_model *model, const tiny_forest *tiny, int num_threads,
     sp_context *context = NULL;
     int32_t root = -1, branches[BRANCHES];
     CHECK_OK(sp_context_create(model->model, &context, error));
-    CHECK_OK(sp_segment_create(context, -1, START, &root, error));
+    CHECK_OK(sp_segment_create(context, -1, START, NULL, &root, error));
     check_key_values(model, context, root, 0);
 
     float *step_logits = malloc((size_t)vocab * BRANCHES * sizeof *step_logits);
@@ -47,7 +47,7 @@ generate(const tiny_model *model, const tiny_forest *tiny, int num_threads,
     check_key_values(model, context, root, START);
     memcpy(step_logits + vocab, step_logits, (size_t)vocab * sizeof *step_logits);
     for (int b = 0; b < BRANCHES; b++) {
-        CHECK_OK(sp_segment_create(context, root, STEPS, &branches[b], error));
+        CHECK_OK(sp_segment_create(context, root, STEPS, NULL, &branches[b], error));
     }
     sp_error error = {0};
     CHECK(sp_segment_release(context, root, &error) == SP_INVALID); /* has children */

@@ -36,10 +36,22 @@ test_spec(const tiny_model *model, const tiny_forest *tiny)
     REFUSES(norm_eps, NAN);
     REFUSES(attention_scale, INFINITY);
     REFUSES(embedding_scale, NAN);
+    REFUSES(attention_soft_cap, -1.0f);
+    REFUSES(qkv_clip, INFINITY);
+    REFUSES(input_scale, NAN);
+    REFUSES(residual_scale, INFINITY);
+    REFUSES(logit_scale, NAN);
+    REFUSES(logit_soft_cap, -1.0f);
+    const int32_t low[] = {0, 0, -2}, high[] = {0, 0, model->spec.num_ropes};
+    REFUSES(windows, low + (3 - model->spec.num_layers));
+    REFUSES(ropes, low + (3 - model->spec.num_layers));
+    REFUSES(ropes, high + (3 - model->spec.num_layers));
     if (model->spec.positions == SP_POSITIONS_ROTARY) {
         REFUSES(rotary_dim, 0);
         REFUSES(rotary_dim, 3);
         REFUSES(rotary_dim, model->spec.head_dim + 2);
+        REFUSES(num_ropes, 0);
+        REFUSES(num_ropes, INT32_MAX);
     }
 #undef REFUSES
 }
@@ -137,6 +149,13 @@ test_loss(const tiny_model *model, const tiny_forest *tiny)
     REFUSES(symbols[20] = -1 - tiny->forest.num_virtual);
     REFUSES(symbols[20] = INT32_MIN);
 
+    /* out of range where there is one set, not its parent's where there are two */
+    const int32_t sets[TINY_SEGMENTS] = {0, 0, 0, 0, 1};
+    for (int32_t num = 1; num <= 2; num++) {
+        REFUSES((forest.num_frequencies = num, forest.frequencies = tiny->prompt,
+                 forest.frequency_of = sets));
+    }
+
     REFUSES(losses.num_entries = -1);
     REFUSES(rows[0] = -1);
     REFUSES(rows[TINY_ENTRIES - 1] = total);
@@ -211,12 +230,17 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(sp_segment_release(context, 0, error), SP_INVALID);
     CHECK_FAILS(sp_segment_key_values(context, 0, &key_values, error), SP_INVALID);
     CHECK_FAILS(sp_segment_key_values(context, INT32_MIN, &key_values, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, 0, ROOM, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -2, ROOM, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -1, 0, &root, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, -1, limit + 1, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, 0, ROOM, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -2, ROOM, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -1, 0, NULL, &root, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, -1, limit + 1, NULL, &root, error), SP_INVALID);
 
-    CHECK_OK(sp_segment_create(context, -1, ROOM, &root, error));
+    if (sp_model_num_frequencies(model->model) == 0) {
+        const float some[1] = {1.0f};
+        CHECK_FAILS(sp_segment_create(context, -1, ROOM, some, &root, error), SP_INVALID);
+    }
+
+    CHECK_OK(sp_segment_create(context, -1, ROOM, NULL, &root, error));
     CHECK_FAILS(EXTEND(0, &root, one, symbols, 0, NULL), SP_INVALID);
     CHECK_FAILS(EXTEND(-1, &root, one, symbols, 0, NULL), SP_INVALID);
     CHECK_FAILS(EXTEND(1, &root, none, symbols, 0, NULL), SP_INVALID);
@@ -229,8 +253,11 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(EXTEND(1, &root, one, symbols, 1, &(int32_t){-1}), SP_INVALID);
     CHECK_FAILS(EXTEND(1, &root, one, symbols, -1, &last), SP_INVALID);
 
+    const float few[1] = {1.0f}; /* not looked at: a child has its parent's */
+    CHECK_FAILS(sp_segment_create(context, root, ROOM, few, &child, error), SP_INVALID);
+
     /* a segment's place follows from its parent's rows: without any there is none */
-    CHECK_OK(sp_segment_create(context, root, ROOM, &child, error));
+    CHECK_OK(sp_segment_create(context, root, ROOM, NULL, &child, error));
     CHECK_FAILS(EXTEND(1, &child, one, symbols, 0, NULL), SP_INVALID);
     const int32_t two_parts[] = {0, 1, 2};
     CHECK_FAILS(EXTEND(2, ((int32_t[]){child, root}), two_parts, symbols, 0, NULL), SP_INVALID);
@@ -242,13 +269,13 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_OK(sp_segment_release(context, child, error));
     CHECK_FAILS(sp_segment_release(context, child, error), SP_INVALID);
     CHECK_FAILS(sp_segment_key_values(context, child, &key_values, error), SP_INVALID);
-    CHECK_FAILS(sp_segment_create(context, child, ROOM, &other, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_create(context, child, ROOM, NULL, &other, error), SP_INVALID);
     CHECK_OK(EXTEND(1, &root, one, symbols, 0, NULL)); /* may grow again */
 
     /* longer than the model's context */
     int32_t *long_text = calloc((size_t)limit, sizeof *long_text);
     CHECK(long_text != NULL);
-    CHECK_OK(sp_segment_create(context, root, limit, &empty, error));
+    CHECK_OK(sp_segment_create(context, root, limit, NULL, &empty, error));
     const int32_t whole[] = {0, limit};
     CHECK_FAILS(EXTEND(1, &empty, whole, long_text, 0, NULL), SP_INVALID);
     CHECK_OK(EXTEND(1, &empty, four, long_text, 1, &last)); /* and it is as before */

@@ -20,14 +20,14 @@ generate(job *j, sp_context *context, sp_error *error)
     const sp_options options = {.num_threads = 2, .pack_rows = 64};
     const int32_t starts[] = {0, START}, last = START - 1, symbol = 4, one[] = {0, 1}, zero = 0;
     int32_t root = -1, child = -1;
-    sp_status status = sp_segment_create(context, -1, START, &root, error);
+    sp_status status = sp_segment_create(context, -1, START, NULL, &root, error);
     if (status == SP_OK) {
         status = sp_segment_extend(context, 1, &root, starts, j->tiny->symbols,
                                    j->tiny->forest.num_virtual, j->tiny->prompt, 1, &last, &options,
                                    j->logits, error);
     }
     if (status == SP_OK) {
-        status = sp_segment_create(context, root, 1, &child, error);
+        status = sp_segment_create(context, root, 1, NULL, &child, error);
     }
     if (status == SP_OK) {
         status = sp_segment_extend(context, 1, &child, one, &symbol, 0, NULL, 1, &zero, &options,

@@ -2,7 +2,7 @@
 
 #include <math.h>
 
-const char *const tiny_names[TINY_KINDS] = {"llama", "gpt2"};
+const char *const tiny_names[TINY_KINDS] = {"llama", "gpt2", "gemma", "bloom"};
 
 /* splitmix64 (Steele, Lea, Flood 2014) */
 static uint64_t
@@ -32,6 +32,11 @@ tiny_below(tiny_random *random, int32_t limit)
 
 /* ---- models ---- */
 
+#define USUAL                                                                            \
+    .num_ropes = 1, .final_norm = 1, .input_scale = 1.0f, .residual_scale = 1.0f,        \
+    .logit_scale = 1.0f
+static const int32_t windows[] = {7, 0, 40}, ropes[] = {1, 0, -1};
+
 static const sp_spec specs[TINY_KINDS] = {
     {.vocab_size = 311,
      .hidden_size = 60,
@@ -48,7 +53,8 @@ static const sp_spec specs[TINY_KINDS] = {
      .gated = 1,
      .norm_eps = 1e-5f,
      .attention_scale = 0.267261f,
-     .embedding_scale = 1.0f},
+     .embedding_scale = 1.0f,
+     USUAL},
     {.vocab_size = 307,
      .hidden_size = 48,
      .num_layers = 3,
@@ -62,7 +68,58 @@ static const sp_spec specs[TINY_KINDS] = {
      .activation = SP_GELU_TANH,
      .norm_eps = 1e-5f,
      .attention_scale = 0.288675f,
-     .embedding_scale = 1.0f},
+     .embedding_scale = 1.0f,
+     USUAL},
+    {.vocab_size = 293,
+     .hidden_size = 56,
+     .num_layers = 3,
+     .num_heads = 6,
+     .num_kv_heads = 3,
+     .head_dim = 10,
+     .intermediate_size = 170,
+     .max_positions = 300,
+     .rotary_dim = 10,
+     .num_ropes = 2,
+     .norm = SP_NORM_RMS,
+     .norm_place = SP_NORM_SANDWICH,
+     .qk_norm = SP_QK_NORM_HEAD,
+     .positions = SP_POSITIONS_ROTARY,
+     .activation = SP_GELU_TANH,
+     .gated = 1,
+     .final_norm = 1,
+     .norm_eps = 1e-5f,
+     .attention_scale = 0.35f,
+     .attention_soft_cap = 3.0f,
+     .embedding_scale = 1.7f,
+     .input_scale = 0.8f,
+     .residual_scale = 0.9f,
+     .logit_scale = 0.6f,
+     .logit_soft_cap = 5.0f,
+     .windows = windows,
+     .ropes = ropes},
+    {.vocab_size = 301,
+     .hidden_size = 52,
+     .num_layers = 2,
+     .num_heads = 5,
+     .num_kv_heads = 1,
+     .head_dim = 12,
+     .intermediate_size = 190,
+     .max_positions = 300,
+     .num_ropes = 1,
+     .norm = SP_NORM_LAYER,
+     .qk_norm = SP_QK_NORM_WHOLE,
+     .positions = SP_POSITIONS_ALIBI,
+     .activation = SP_GELU_ERF,
+     .parallel_residual = 1,
+     .embedding_norm = 1,
+     .final_norm = 1,
+     .norm_eps = 1e-5f,
+     .attention_scale = 0.3f,
+     .qkv_clip = 4.0f,
+     .embedding_scale = 1.0f,
+     .input_scale = 1.0f,
+     .residual_scale = 1.0f,
+     .logit_scale = 1.0f},
 };
 
 /* Calls `take` for every slot of a model, in one order. */
@@ -93,13 +150,32 @@ each_slot(const sp_spec *s, slot_function *take, void *data, sp_error *error)
         TAKE("position.weight", s->max_positions, d, 0.0f, 0.2f);
         TAKE("head.weight", s->vocab_size, d, 0.0f, 0.5f);
     }
-    else {
-        TAKE("rope.inv_freq", 1, s->rotary_dim / 2, 0.0f, 0.5f);
+    if (s->positions == SP_POSITIONS_ROTARY) {
+        TAKE("rope.inv_freq", s->num_ropes, s->rotary_dim / 2, 0.0f, 0.5f);
+    }
+    if (s->num_ropes > 1) {
+        TAKE("rope.scale", 1, s->num_ropes, 1.0f, 0.1f);
+    }
+    if (s->positions == SP_POSITIONS_ALIBI) {
+        TAKE("alibi.bias", s->num_heads, s->max_positions, 0.0f, 0.5f);
+    }
+    if (s->embedding_norm) {
+        TAKE("embedding_norm.weight", 1, d, 1.0f, 0.1f);
+        TAKE("embedding_norm.bias", 1, d, 0.0f, 0.1f);
     }
     TAKE("final_norm.weight", 1, d, 1.0f, 0.1f);
     for (int32_t l = 0; l < s->num_layers; l++) {
         TAKE_LAYER("attn_norm.weight", 1, d, 1.0f, 0.1f);
         TAKE_LAYER("mlp_norm.weight", 1, d, 1.0f, 0.1f);
+        if (s->norm_place == SP_NORM_SANDWICH) {
+            TAKE_LAYER("attn_out_norm.weight", 1, d, 1.0f, 0.1f);
+            TAKE_LAYER("mlp_out_norm.weight", 1, d, 1.0f, 0.1f);
+        }
+        if (s->qk_norm != SP_QK_NORM_NONE) {
+            const int one_head = s->qk_norm == SP_QK_NORM_HEAD;
+            TAKE_LAYER("q_norm.weight", 1, one_head ? s->head_dim : q, 1.0f, 0.1f);
+            TAKE_LAYER("k_norm.weight", 1, one_head ? s->head_dim : kv, 1.0f, 0.1f);
+        }
         TAKE_LAYER("q.weight", q, d, 0.0f, 0.2f);
         TAKE_LAYER("k.weight", kv, d, 0.0f, 0.2f);
         TAKE_LAYER("v.weight", kv, d, 0.0f, 0.2f);

@@ -29,12 +29,14 @@
 
 /* ---- models ---- */
 
-typedef enum { TINY_LLAMA, TINY_GPT2, TINY_KINDS } tiny_kind;
+typedef enum { TINY_LLAMA, TINY_GPT2, TINY_GEMMA, TINY_BLOOM, TINY_KINDS } tiny_kind;
 extern const char *const tiny_names[TINY_KINDS];
 
 /* A model and the weights that it borrows. Wide enough that an operation is cut into several tasks,
  * with sizes that are no multiples of a vector. Llama: rotary positions, RMS norms, gated SiLU,
- * grouped heads, tied head. GPT-2: learned positions, layer norms, GELU, biases, own head. */
+ * grouped heads, tied head. GPT-2: learned positions, layer norms, GELU, biases, own head. Gemma:
+ * norms on both sides and of every head, soft caps, windows, two sets of frequencies, scales. BLOOM:
+ * a bias by distance, a parallel residual, a norm of the input rows, clamped queries and keys. */
 typedef struct {
     sp_spec spec;
     sp_model *model;
@@ -98,7 +100,7 @@ typedef struct {
     tiny_test *run;
 } tiny_case;
 
-/* Runs the cases on both models, on each kernel path that this CPU has or on the best one alone,
+/* Runs the cases on every model, on each kernel path that this CPU has or on the best one alone,
  * and says so in a line each. A case has to give back all memory of the engine. A failed check ends
  * the program with 1. */
 typedef enum { BEST_PATH, EVERY_PATH } tiny_paths;

@@ -27,9 +27,11 @@ with model._workers.lend() as worker:
     context = worker.context
     done = []
 
+    arrays = (forest.parents, forest.starts, forest.symbols)
+
     def work():
         for _ in range(3):
-            done.append(context.logits(forest.arrays, None, ends, 1, 64).shape)
+            done.append(context.logits(arrays, None, ends, 1, 64).shape)
 
     thread = threading.Thread(target=work)
     thread.start()

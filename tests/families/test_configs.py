@@ -76,11 +76,22 @@ def test_biases():
 
 
 def test_windows_that_no_text_is_longer_than():
-    assert read(MISTRAL, sliding_window=128).family == "llama"
-    assert read(QWEN2, sliding_window=16, use_sliding_window=False)
-    assert read(QWEN2, sliding_window=16, use_sliding_window=True, max_window_layers=3)
+    assert read(MISTRAL, sliding_window=128).windows == ()
+    assert read(QWEN2, sliding_window=16, use_sliding_window=False).windows == ()
+    assert (
+        read(QWEN2, sliding_window=16, use_sliding_window=True, max_window_layers=3).windows == ()
+    )
     kinds = ["full_attention"] * 3
-    assert read(QWEN2, sliding_window=16, use_sliding_window=True, layer_types=kinds)
+    given = read(QWEN2, sliding_window=16, use_sliding_window=True, layer_types=kinds)
+    assert given.windows == ()
+
+
+def test_windows():
+    assert read(MISTRAL, sliding_window=127).windows == (127,) * 3
+    switches = {"sliding_window": 16, "use_sliding_window": True}
+    assert read(QWEN2, **switches, max_window_layers=1).windows == (0, 16, 16)
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    assert read(QWEN2, **switches, layer_types=kinds).windows == (16, 0, 0)
 
 
 def test_gpt2_by_the_other_names():
@@ -96,13 +107,19 @@ def test_scale_of_gpt2_can_be_off():
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (LLAMA, {"model_type": "llama4"}, r"model_type is 'llama4', expected one of gpt2, llama"),
+        (
+            LLAMA,
+            {"model_type": "llama4"},
+            "model_type is 'llama4', expected one of .*gpt2, ",
+        ),
         (LLAMA, {"model_type": None}, "model_type is None"),
         (LLAMA, {"hidden_act": "xielu"}, "hidden_act is 'xielu', expected one of"),
         (LLAMA, {"hidden_act": ["silu"]}, "hidden_act"),
         (LLAMA, {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
-        (LLAMA, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        (LLAMA, {"rope_parameters": {"rope_type": "yarn"}}, "'yarn'"),
+        (LLAMA, {"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_type 'ntk'"),
+        (LLAMA, {"rope_scaling": {"type": ["linear"], "factor": 2.0}}, r"rope_type \['linear'\]"),
+        (LLAMA, {"rope_parameters": {"rope_type": "yarn"}}, "factor is None"),
+        (LLAMA, {"rope_parameters": {"mrope_section": [4, 4]}}, "mrope_section is not known"),
         (LLAMA, {"rope_scaling": {"rope_type": "linear"}}, "rope_scaling: factor is None"),
         (LLAMA, {"rope_scaling": {"rope_type": "linear", "factor": -1}}, "factor is -1"),
         (LLAMA, {"rope_scaling": "linear"}, "rope_scaling is 'linear', expected an object"),
@@ -111,8 +128,9 @@ def test_scale_of_gpt2_can_be_off():
         (LLAMA, {"rope_theta": 10**400}, "rope_theta"),
         (LLAMA, {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         (LLAMA, {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
-        (MISTRAL, {"sliding_window": 127}, "sliding_window is 127, shorter than the context"),
-        (QWEN2, {"sliding_window": 16, "use_sliding_window": True, "max_window_layers": 1}, "16"),
+        (MISTRAL, {"sliding_window": 0}, "sliding_window is 0"),
+        (QWEN2, {"use_sliding_window": True, "layer_types": ["full_attention"]}, "layer_types"),
+        (QWEN2, {"use_sliding_window": True, "layer_types": ["chunked_attention"] * 3}, "chunked"),
         (LLAMA, {"num_attention_heads": 5}, "a multiple of num_attention_heads"),
         (LLAMA, {"num_key_value_heads": 3}, "groups of 3"),
         (LLAMA, {"head_dim": 7}, "even number"),

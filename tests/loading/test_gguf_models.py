@@ -119,7 +119,7 @@ def test_head_that_repeats_the_embedding_is_tied(tmp_path):
         ({"metadata": {"llama.attention.sliding_window": 16}}, "windows"),
         ({"metadata": {"llama.attention.head_count_kv": 4}}, "groups"),
         ({"metadata": {"llama.attention.head_count_kv": [2, 2, 1]}}, "every layer"),
-        ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "yarn"),
+        ({"metadata": {"llama.rope.scaling.type": "ntk"}}, "'ntk'"),
         ({"metadata": {"llama.rope.dimension_count": 2}}, "rope.dimension_count"),
         ({"metadata": {"llama.context_length": None}}, "llama.context_length"),
         ({"metadata": {"llama.vocab_size": None}}, "llama.vocab_size"),

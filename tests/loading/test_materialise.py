@@ -48,13 +48,20 @@ def test_equals_the_reference_library(name, monkeypatch):
     got = materialise(stored, View(), stored.shape)
     np.testing.assert_array_equal(got.view(np.uint32), expected.view(np.uint32))
     monkeypatch.setattr(weights, "PANEL", 2 * stored.shape[1] + 1)  # two rows at a time
-    part = materialise(stored, View(part=1, parts=3), (2, stored.shape[1]))
+    part = materialise(stored, View(start=2, stride=6), (2, stored.shape[1]))
     np.testing.assert_array_equal(part, expected[2:4])
+    by_head = materialise(stored, View(start=1, stride=3, blocks=2), (4, stored.shape[1]))
+    np.testing.assert_array_equal(by_head, expected[[1, 2, 4, 5]])
+    moved = materialise(stored, View(offset=1.0), stored.shape)
+    np.testing.assert_array_equal(moved, expected + np.float32(1))
     turned = materialise(stored, View(transpose=True), stored.shape[::-1])
     np.testing.assert_array_equal(turned, expected.T)
     half = stored.shape[1] // 3
-    turned = materialise(stored, View(transpose=True, part=2, parts=3), (half, 6))
+    turned = materialise(stored, View(transpose=True, start=2 * half, stride=3 * half), (half, 6))
     np.testing.assert_array_equal(turned, expected.T[2 * half :])
+    view = View(transpose=True, start=half - 1, stride=half, blocks=3)
+    turned = materialise(stored, view, (3, 6))
+    np.testing.assert_array_equal(turned, expected.T[half - 1 :: half])
 
 
 @pytest.mark.parametrize("name", [*sorted(NO_WEIGHTS), "BOOL", "U8", "F8_E4M3"])
@@ -67,7 +74,7 @@ def test_types_without_weights(name):
 def test_parts_of_a_vector_of_blocks():
     stored, expected = random_tensor("Q8_0", rows=1, blocks=3)
     vector = StoredTensor("a.bias", "Q8_0", (96,), stored.data, "file.gguf")
-    got = materialise(vector, View(part=1, parts=4), (24,))
+    got = materialise(vector, View(start=24, stride=96), (24,))
     np.testing.assert_array_equal(got, expected[0, 24:48])
 
 

@@ -32,8 +32,8 @@ def norm(
     """RMSNorm (``kind="rms"``) or LayerNorm (``"layer"``) of the rows of x; saves the normalised x
     and 1/deviation."""
     if kind == "layer":
-        x = x - x.mean(axis=1, keepdims=True)
-    inverse = 1.0 / np.sqrt((x * x).mean(axis=1, keepdims=True) + eps)
+        x = x - x.mean(axis=-1, keepdims=True)
+    inverse = 1.0 / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps)
     normalised = x * inverse
     y = normalised * weight
     return (y if bias is None else y + bias), (normalised, inverse)
@@ -44,9 +44,9 @@ def norm_backward(
 ) -> np.ndarray:
     normalised, inverse = saved
     g = dy * weight
-    dx = g - normalised * (g * normalised).mean(axis=1, keepdims=True)
+    dx = g - normalised * (g * normalised).mean(axis=-1, keepdims=True)
     if kind == "layer":
-        dx = dx - g.mean(axis=1, keepdims=True)
+        dx = dx - g.mean(axis=-1, keepdims=True)
     return dx * inverse
 
 
@@ -71,29 +71,52 @@ def rotate(
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Causal attention: q `[T, H, h]`, k and v `[T, K, h]` -> output `[T, H, h]`, probabilities
-    `[H, T, T]`.
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    scale: float,
+    *,
+    cap: float = 0.0,
+    window: int = 0,
+    bias: np.ndarray | None = None,
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Causal attention: q `[T, H, h]`, k and v `[T, K, h]` -> output `[T, H, h]`; saves the
+    probabilities `[H, T, T]` and the soft cap's slopes.
 
-    Query head `i` reads key/value head ``i // (H // K)``.
+    Query head `i` reads key/value head ``i // (H // K)``. With a window, row `t` sees the rows
+    ``t - window + 1 .. t``. `bias` `[H, T]` is added to the scores of a key.
     """
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
     scores = scale * np.einsum("thx,shx->hts", q, np.repeat(k, group, axis=1))
-    scores[:, np.triu(np.ones((rows, rows), dtype=bool), k=1)] = -np.inf
+    slopes = np.ones_like(scores)
+    if cap:
+        slopes = 1.0 / np.cosh(scores / cap) ** 2
+        scores = cap * np.tanh(scores / cap)
+    if bias is not None:
+        scores = scores + bias[:, None, :]
+    t, s = np.arange(rows)[:, None], np.arange(rows)[None, :]
+    hidden = (s > t) | (s <= t - window if window else False)
+    scores[:, hidden] = -np.inf
     scores -= scores.max(axis=2, keepdims=True)
     weights = np.exp(scores)
     weights /= weights.sum(axis=2, keepdims=True)
-    return np.einsum("hts,shx->thx", weights, np.repeat(v, group, axis=1)), weights
+    out = np.einsum("hts,shx->thx", weights, np.repeat(v, group, axis=1))
+    return out, (weights, slopes)
 
 
 def attention_backward(
-    dout: np.ndarray, q: np.ndarray, k: np.ndarray, v: np.ndarray, weights: np.ndarray, scale: float
+    dout: np.ndarray,
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    saved: tuple[np.ndarray, np.ndarray],
+    scale: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    weights, slopes = saved
     group = q.shape[1] // k.shape[1]
     dweights = np.einsum("thx,shx->hts", dout, np.repeat(v, group, axis=1))
-    dscores = weights * (dweights - (weights * dweights).sum(axis=2, keepdims=True))
+    dscores = weights * (dweights - (weights * dweights).sum(axis=2, keepdims=True)) * slopes
     dq = scale * np.einsum("hts,shx->thx", dscores, np.repeat(k, group, axis=1))
     dk = scale * np.einsum("hts,thx->shx", dscores, q)
     dv = np.einsum("hts,thx->shx", weights, dout)
@@ -108,6 +131,11 @@ def activation(kind: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The activation of x and its derivative there."""
     if kind == "relu":
         return np.maximum(x, 0.0), (x > 0.0).astype(x.dtype)
+    if kind == "relu_squared":
+        return np.maximum(x, 0.0) ** 2, 2.0 * np.maximum(x, 0.0)
+    if kind == "gelu_quick":
+        sigmoid = 1.0 / (1.0 + np.exp(-1.702 * x))
+        return x * sigmoid, sigmoid * (1.0 + 1.702 * x * (1.0 - sigmoid))
     if kind == "silu":
         sigmoid = 1.0 / (1.0 + np.exp(-x))
         return x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))

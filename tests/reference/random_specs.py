@@ -7,9 +7,10 @@ import math
 
 import hypothesis.strategies as st
 import numpy as np
-from reference.twin import Twin
+from reference.twin import USUAL, Twin
 
 MAX_POSITIONS = 64
+ACTIVATIONS = ["silu", "gelu_tanh", "gelu_erf", "gelu_quick", "relu", "relu_squared"]
 
 
 @st.composite
@@ -19,11 +20,26 @@ def twins(draw: st.DrawFn, **fixed: object) -> Twin:
     rotary_pairs = draw(st.integers(1, 3))
     head_dim = 2 * rotary_pairs + draw(st.sampled_from([0, 1, 2, 3]))
     norm = draw(st.sampled_from(["rms", "layer"]))
-    positions = draw(st.sampled_from(["rotary", "learned", "none"]))
+    positions = draw(st.sampled_from(["rotary", "rotary", "learned", "alibi", "none"]))
+    num_layers = draw(st.integers(1, 3))
+    num_ropes = draw(st.sampled_from([1, 1, 2])) if positions == "rotary" else 1
+    one_of_ropes = st.integers(-1, num_ropes - 1)
+    parallel = draw(st.booleans())
+    final_norm = draw(st.sampled_from([True, True, False]))
+    places = ["pre", "pre", "output", "sandwich", "post"][: 4 if parallel else 5]
+
+    def seldom(*values: object) -> object:
+        """Mostly the first, which is a switch's usual value."""
+        return draw(st.sampled_from([values[0]] * 2 + list(values[1:])))
+
+    def by_layer(numbers: st.SearchStrategy) -> tuple:
+        lists = st.lists(numbers, min_size=num_layers, max_size=num_layers).map(tuple)
+        return draw(st.just(()) | lists)
+
     spec = {
         "vocab_size": draw(st.integers(12, 40)),
         "hidden_size": draw(st.integers(3, 19)),
-        "num_layers": draw(st.integers(1, 3)),
+        "num_layers": num_layers,
         "num_heads": kv_heads * draw(st.integers(1, 3)),
         "num_kv_heads": kv_heads,
         "head_dim": head_dim,
@@ -34,10 +50,25 @@ def twins(draw: st.DrawFn, **fixed: object) -> Twin:
         "positions": positions,
         "rotary_dim": 2 * rotary_pairs if positions == "rotary" else 0,
         "rope_interleaved": positions == "rotary" and draw(st.booleans()),
-        "activation": draw(st.sampled_from(["silu", "gelu_tanh", "gelu_erf", "relu"])),
+        "activation": draw(st.sampled_from(ACTIVATIONS)),
         "gated": draw(st.booleans()),
         "attention_scale": draw(st.sampled_from([1.0 / math.sqrt(head_dim), 0.3])),
-        "embedding_scale": draw(st.sampled_from([1.0, 1.0, 1.7])),
+        "embedding_scale": seldom(1.0, 1.7),
+        "norm_place": draw(st.sampled_from(places)),
+        "qk_norm": seldom("none", "head", "heads", "whole"),
+        "parallel_residual": parallel,
+        "embedding_norm": seldom(False, True),
+        "final_norm": final_norm,
+        "attention_soft_cap": seldom(0.0, 1.3, 20.0),
+        "qkv_clip": seldom(0.0, 0.9),
+        "input_scale": seldom(1.0, 0.6),
+        "residual_scale": seldom(1.0, 0.4),
+        # Without a final norm logits are large, and a probability near 1 cancels in the gradient.
+        "logit_scale": seldom(1.0, 0.3) if final_norm else 0.1,
+        "logit_soft_cap": seldom(0.0, 2.0),
+        "num_ropes": num_ropes,
+        "windows": by_layer(st.sampled_from([0, 1, 3, 8])),
+        "ropes": by_layer(one_of_ropes) if positions == "rotary" else (),
     } | fixed
     return Twin(
         spec,
@@ -48,6 +79,7 @@ def twins(draw: st.DrawFn, **fixed: object) -> Twin:
             mlp_bias=draw(st.booleans()),
             separate_head=draw(st.booleans()),
             head_bias=draw(st.booleans()),
+            rope_scale=draw(st.booleans()),
         ),
     )
 
@@ -60,9 +92,11 @@ def random_weights(
     mlp_bias: bool = False,
     separate_head: bool = False,
     head_bias: bool = False,
+    rope_scale: bool = False,
 ) -> dict[str, np.ndarray]:
     """Float32 slots for a spec, scaled so that logits spread over a few units."""
     rng = np.random.default_rng(seed)
+    spec = USUAL | spec
     d, f, vocab = spec["hidden_size"], spec["intermediate_size"], spec["vocab_size"]
     q_size = spec["num_heads"] * spec["head_dim"]
     kv_size = spec["num_kv_heads"] * spec["head_dim"]
@@ -71,20 +105,36 @@ def random_weights(
     def put(name: str, *shape: int, scale: float, center: float = 0.0) -> None:
         slots[name] = (center + scale * rng.standard_normal(shape)).astype(np.float32)
 
-    def put_norm(name: str) -> None:
-        put(name + ".weight", d, scale=0.3, center=1.0)
+    def put_norm(name: str, size: int = d) -> None:
+        put(name + ".weight", size, scale=0.3, center=1.0)
         if spec["norm"] == "layer":
-            put(name + ".bias", d, scale=0.3)
+            put(name + ".bias", size, scale=0.3)
 
     put("embedding.weight", vocab, d, scale=1.0)
     if spec["positions"] == "learned":
         put("position.weight", spec["max_positions"], d, scale=0.5)
     if spec["positions"] == "rotary":
         exponents = np.arange(0, spec["rotary_dim"], 2) / spec["rotary_dim"]
-        slots["rope.inv_freq"] = (1.0 / 300.0**exponents).astype(np.float32)
+        bases = np.array([300.0, 7.0][: spec["num_ropes"]])
+        slots["rope.inv_freq"] = (1.0 / bases[:, None] ** exponents).astype(np.float32)
+        if rope_scale:
+            put("rope.scale", spec["num_ropes"], scale=0.2, center=1.1)
+    if spec["positions"] == "alibi":
+        slopes = 2.0 ** -rng.uniform(0, 6, spec["num_heads"])
+        bias = slopes[:, None] * np.arange(spec["max_positions"])
+        slots["alibi.bias"] = bias.astype(np.float32)
+    if spec["embedding_norm"]:
+        put_norm("embedding_norm")
     for i in range(spec["num_layers"]):
-        put_norm(f"layers.{i}.attn_norm")
-        put_norm(f"layers.{i}.mlp_norm")
+        for half in ("attn", "mlp"):
+            if spec["norm_place"] in ("pre", "sandwich"):
+                put_norm(f"layers.{i}.{half}_norm")
+            if spec["norm_place"] != "pre":
+                put_norm(f"layers.{i}.{half}_out_norm")
+        if spec["qk_norm"] != "none":
+            one = spec["qk_norm"] == "head"
+            put_norm(f"layers.{i}.q_norm", spec["head_dim"] if one else q_size)
+            put_norm(f"layers.{i}.k_norm", spec["head_dim"] if one else kv_size)
         linears = [
             ("q", q_size, d, attention_bias),
             ("k", kv_size, d, attention_bias),
@@ -99,7 +149,8 @@ def random_weights(
             put(f"layers.{i}.{name}.weight", rows, columns, scale=1.2 / math.sqrt(columns))
             if bias:
                 put(f"layers.{i}.{name}.bias", rows, scale=0.3)
-    put_norm("final_norm")
+    if spec["final_norm"]:
+        put_norm("final_norm")
     if separate_head:
         put("head.weight", vocab, d, scale=2.0 / math.sqrt(d))
     if head_bias:

@@ -13,6 +13,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from reference import layers
 
+USUAL = {
+    "norm_place": "pre",
+    "qk_norm": "none",
+    "parallel_residual": False,
+    "embedding_norm": False,
+    "final_norm": True,
+    "attention_soft_cap": 0.0,
+    "qkv_clip": 0.0,
+    "embedding_scale": 1.0,
+    "input_scale": 1.0,
+    "residual_scale": 1.0,
+    "logit_scale": 1.0,
+    "logit_soft_cap": 0.0,
+    "num_ropes": 1,
+    "windows": (),
+    "ropes": (),
+}
+"""Switches that a spec may leave out."""
+
 
 class Twin:
     """A decoder from a spec (mapping of switches) and weights (mapping of slot name to array).
@@ -24,7 +43,7 @@ class Twin:
     def __init__(
         self, spec: Mapping, weights: Mapping[str, np.ndarray], dtype: type = np.float64
     ) -> None:
-        self.spec = dict(spec)
+        self.spec = USUAL | dict(spec)
         self.dtype = dtype
         self.weights = {name: np.asarray(w, dtype=dtype) for name, w in weights.items()}
 
@@ -37,76 +56,181 @@ class Twin:
     def embed(self, ids: Sequence[int]) -> np.ndarray:
         """Rows `[len(ids), d]` of the tokens, in the space where a prompt's rows stand."""
         table = self.weights["embedding.weight"]
-        return table[np.asarray(ids, dtype=np.int64)] * self.spec.get("embedding_scale", 1.0)
+        return table[np.asarray(ids, dtype=np.int64)] * self.spec["embedding_scale"]
 
-    def forward(self, x: np.ndarray) -> tuple[np.ndarray, dict]:
+    def forward(self, x: np.ndarray, length: int = 0) -> tuple[np.ndarray, dict]:
         """Logits `[T, V]` of one sequence of input rows x `[T, d]`, and what the backward pass
-        needs."""
-        spec, saved = self.spec, {}
+        needs.
+
+        `length` is that of the whole text, where the rows are only its beginning.
+        """
+        spec, saved = self.spec, {"length": length or len(x)}
+        x = x * spec["input_scale"]
         if spec["positions"] == "learned":
             x = x + self.weights["position.weight"][: len(x)]
+        if spec["embedding_norm"]:
+            x, saved["embedding_norm"] = self._norm("embedding_norm", x)
         for i in range(spec["num_layers"]):
-            saved[i] = {}
-            x = x + self._attention(i, x, saved[i])
-            x = x + self._mlp(i, x, saved[i])
-        x, saved["final"] = self._norm("final_norm", x)
-        return layers.linear(x, self._head(), self.weights.get("head.bias")), saved
+            saved[i] = {"length": saved["length"]}
+            if spec["parallel_residual"]:
+                halves = self._attention(i, x, saved[i]), self._mlp(i, x, saved[i])
+                x = x + spec["residual_scale"] * (halves[0] + halves[1])
+                continue
+            x = self._add("attn", i, x, self._attention(i, x, saved[i]), saved[i])
+            x = self._add("mlp", i, x, self._mlp(i, x, saved[i]), saved[i])
+        if spec["final_norm"]:
+            x, saved["final"] = self._norm("final_norm", x)
+        logits = layers.linear(x, self._head(), self.weights.get("head.bias"))
+        logits = logits * spec["logit_scale"]
+        cap = spec["logit_soft_cap"]
+        if cap:
+            saved["logit_slopes"] = 1.0 / np.cosh(logits / cap) ** 2
+            logits = cap * np.tanh(logits / cap)
+        return logits, saved
 
     def backward(self, dlogits: np.ndarray, saved: dict) -> np.ndarray:
         """Gradient `[T, d]` of the input rows from that of the logits `[T, V]`."""
-        dx = layers.linear_backward(dlogits, self._head())
-        dx = self._norm_backward("final_norm", dx, saved["final"])
-        for i in reversed(range(self.spec["num_layers"])):
-            dx = dx + self._mlp_backward(i, dx, saved[i])
-            dx = dx + self._attention_backward(i, dx, saved[i])
+        spec = self.spec
+        if spec["logit_soft_cap"]:
+            dlogits = dlogits * saved["logit_slopes"]
+        dx = layers.linear_backward(dlogits * spec["logit_scale"], self._head())
+        if spec["final_norm"]:
+            dx = self._norm_backward("final_norm", dx, saved["final"])
+        for i in reversed(range(spec["num_layers"])):
+            if spec["parallel_residual"]:
+                dy = spec["residual_scale"] * dx
+                dx = dx + self._attention_backward(i, dy, saved[i])
+                dx = dx + self._mlp_backward(i, dy, saved[i])
+                continue
+            dx, dy = self._add_backward("mlp", i, dx, saved[i])
+            dx = dx + self._mlp_backward(i, dy, saved[i])
+            dx, dy = self._add_backward("attn", i, dx, saved[i])
+            dx = dx + self._attention_backward(i, dy, saved[i])
+        if spec["embedding_norm"]:
+            dx = self._norm_backward("embedding_norm", dx, saved["embedding_norm"])
+        return dx * spec["input_scale"]
+
+    def _add(self, half: str, i: int, x: np.ndarray, y: np.ndarray, saved: dict) -> np.ndarray:
+        """The residual x and what a half of layer i adds to it."""
+        x = x + self.spec["residual_scale"] * y
+        if self.spec["norm_place"] == "post":
+            x, saved[half + "_post"] = self._norm(f"layers.{i}.{half}_out_norm", x)
+        return x
+
+    def _add_backward(self, half: str, i: int, dx: np.ndarray, saved: dict) -> tuple:
+        if self.spec["norm_place"] == "post":
+            dx = self._norm_backward(f"layers.{i}.{half}_out_norm", dx, saved[half + "_post"])
+        return dx, self.spec["residual_scale"] * dx
+
+    def _begin(self, half: str, i: int, x: np.ndarray, saved: dict) -> np.ndarray:
+        """The input of a half."""
+        if self.spec["norm_place"] in ("pre", "sandwich"):
+            x, saved[half + "_norm"] = self._norm(f"layers.{i}.{half}_norm", x)
+        return x
+
+    def _begin_backward(self, half: str, i: int, dx: np.ndarray, saved: dict) -> np.ndarray:
+        if self.spec["norm_place"] in ("pre", "sandwich"):
+            dx = self._norm_backward(f"layers.{i}.{half}_norm", dx, saved[half + "_norm"])
         return dx
+
+    def _end(self, half: str, i: int, y: np.ndarray, saved: dict) -> np.ndarray:
+        """The output of a half."""
+        if self.spec["norm_place"] in ("output", "sandwich"):
+            y, saved[half + "_out_norm"] = self._norm(f"layers.{i}.{half}_out_norm", y)
+        return y
+
+    def _end_backward(self, half: str, i: int, dy: np.ndarray, saved: dict) -> np.ndarray:
+        if self.spec["norm_place"] in ("output", "sandwich"):
+            dy = self._norm_backward(f"layers.{i}.{half}_out_norm", dy, saved[half + "_out_norm"])
+        return dy
 
     def _attention(self, i: int, x: np.ndarray, saved: dict) -> np.ndarray:
         spec, slot = self.spec, f"layers.{i}."
-        x, saved["attn_norm"] = self._norm(slot + "attn_norm", x)
-        q = self._linear(slot + "q", x).reshape(len(x), spec["num_heads"], -1)
-        k = self._linear(slot + "k", x).reshape(len(x), spec["num_kv_heads"], -1)
-        v = self._linear(slot + "v", x).reshape(len(x), spec["num_kv_heads"], -1)
-        q, k = self._rotate(q), self._rotate(k)
-        out, probabilities = layers.attention(q, k, v, spec["attention_scale"])
-        saved["attention"] = (q, k, v, probabilities)
-        return self._linear(slot + "o", out.reshape(len(x), -1))
+        x = self._begin("attn", i, x, saved)
+        q = self._heads(i, "q", x, spec["num_heads"], saved)
+        k = self._heads(i, "k", x, spec["num_kv_heads"], saved)
+        v = self._clip("v", self._linear(slot + "v", x), saved)
+        v = v.reshape(len(x), spec["num_kv_heads"], -1)
+        bias = None
+        if spec["positions"] == "alibi":
+            bias = self.weights["alibi.bias"][:, : len(x)]
+        window = spec["windows"][i] if len(spec["windows"]) else 0
+        out, attention = layers.attention(
+            q, k, v, spec["attention_scale"], cap=spec["attention_soft_cap"],
+            window=window, bias=bias,
+        )  # fmt: skip
+        saved["attention"] = (q, k, v, attention)
+        return self._end("attn", i, self._linear(slot + "o", out.reshape(len(x), -1)), saved)
 
     def _attention_backward(self, i: int, dy: np.ndarray, saved: dict) -> np.ndarray:
-        slot, (q, k, v, probabilities) = f"layers.{i}.", saved["attention"]
+        slot, (q, k, v, attention) = f"layers.{i}.", saved["attention"]
+        dy = self._end_backward("attn", i, dy, saved)
         dout = self._linear_backward(slot + "o", dy).reshape(q.shape)
         dq, dk, dv = layers.attention_backward(
-            dout, q, k, v, probabilities, self.spec["attention_scale"]
+            dout, q, k, v, attention, self.spec["attention_scale"]
         )
-        dq, dk = self._rotate(dq, back=True), self._rotate(dk, back=True)
         dx = (
-            self._linear_backward(slot + "q", dq.reshape(len(dy), -1))
-            + self._linear_backward(slot + "k", dk.reshape(len(dy), -1))
-            + self._linear_backward(slot + "v", dv.reshape(len(dy), -1))
+            self._linear_backward(slot + "q", self._heads_backward(i, "q", dq, saved))
+            + self._linear_backward(slot + "k", self._heads_backward(i, "k", dk, saved))
+            + self._linear_backward(slot + "v", dv.reshape(len(dy), -1) * saved["v_clip"])
         )
-        return self._norm_backward(slot + "attn_norm", dx, saved["attn_norm"])
+        return self._begin_backward("attn", i, dx, saved)
+
+    def _heads(self, i: int, part: str, x: np.ndarray, heads: int, saved: dict) -> np.ndarray:
+        """Queries or keys `[T, heads, h]`: clamped, normalised, rotated."""
+        spec, slot = self.spec, f"layers.{i}.{part}_norm"
+        x = self._clip(part, self._linear(f"layers.{i}.{part}", x), saved)
+        if spec["qk_norm"] == "whole":
+            x, saved[part + "_norm"] = self._norm(slot, x)
+        x = x.reshape(len(x), heads, -1)
+        if spec["qk_norm"] in ("head", "heads"):
+            shape = (heads if spec["qk_norm"] == "heads" else 1, -1)
+            weight, bias = self.weights[slot + ".weight"], self.weights.get(slot + ".bias")
+            x, saved[part + "_norm"] = layers.norm(
+                spec["norm"], x, weight.reshape(shape),
+                None if bias is None else bias.reshape(shape), spec["norm_eps"],
+            )  # fmt: skip
+        return self._rotate(i, x, saved["length"])
+
+    def _heads_backward(self, i: int, part: str, dx: np.ndarray, saved: dict) -> np.ndarray:
+        spec, slot = self.spec, f"layers.{i}.{part}_norm"
+        dx = self._rotate(i, dx, saved["length"], back=True)
+        if spec["qk_norm"] in ("head", "heads"):
+            shape = (dx.shape[1] if spec["qk_norm"] == "heads" else 1, -1)
+            weight = self.weights[slot + ".weight"].reshape(shape)
+            dx = layers.norm_backward(spec["norm"], dx, weight, saved[part + "_norm"])
+        dx = dx.reshape(len(dx), -1)
+        if spec["qk_norm"] == "whole":
+            dx = self._norm_backward(slot, dx, saved[part + "_norm"])
+        return dx * saved[part + "_clip"]
+
+    def _clip(self, part: str, x: np.ndarray, saved: dict) -> np.ndarray:
+        clip = self.spec["qkv_clip"] or np.inf
+        saved[part + "_clip"] = (np.abs(x) < clip).astype(x.dtype)
+        return np.clip(x, -clip, clip)
 
     def _mlp(self, i: int, x: np.ndarray, saved: dict) -> np.ndarray:
         slot = f"layers.{i}."
-        x, saved["mlp_norm"] = self._norm(slot + "mlp_norm", x)
+        x = self._begin("mlp", i, x, saved)
         up = self._linear(slot + "up", x)
         if self.spec["gated"]:
             gate, slope = layers.activation(self.spec["activation"], self._linear(slot + "gate", x))
             saved["mlp"] = (gate, slope, up)
-            return self._linear(slot + "down", gate * up)
-        hidden, saved["mlp"] = layers.activation(self.spec["activation"], up)
-        return self._linear(slot + "down", hidden)
+            hidden = gate * up
+        else:
+            hidden, saved["mlp"] = layers.activation(self.spec["activation"], up)
+        return self._end("mlp", i, self._linear(slot + "down", hidden), saved)
 
     def _mlp_backward(self, i: int, dy: np.ndarray, saved: dict) -> np.ndarray:
         slot = f"layers.{i}."
-        dhidden = self._linear_backward(slot + "down", dy)
+        dhidden = self._linear_backward(slot + "down", self._end_backward("mlp", i, dy, saved))
         if self.spec["gated"]:
             gate, slope, up = saved["mlp"]
             dx = self._linear_backward(slot + "up", dhidden * gate)
             dx = dx + self._linear_backward(slot + "gate", dhidden * up * slope)
         else:
             dx = self._linear_backward(slot + "up", dhidden * saved["mlp"])
-        return self._norm_backward(slot + "mlp_norm", dx, saved["mlp_norm"])
+        return self._begin_backward("mlp", i, dx, saved)
 
     def _linear(self, slot: str, x: np.ndarray) -> np.ndarray:
         return layers.linear(x, self.weights[slot + ".weight"], self.weights.get(slot + ".bias"))
@@ -121,12 +245,24 @@ class Twin:
     def _norm_backward(self, slot: str, dy: np.ndarray, saved: tuple) -> np.ndarray:
         return layers.norm_backward(self.spec["norm"], dy, self.weights[slot + ".weight"], saved)
 
-    def _rotate(self, x: np.ndarray, *, back: bool = False) -> np.ndarray:
-        if self.spec["positions"] != "rotary":
+    def _rotate(self, i: int, x: np.ndarray, length: int, *, back: bool = False) -> np.ndarray:
+        spec = self.spec
+        which = spec["ropes"][i] if len(spec["ropes"]) else 0
+        if spec["positions"] != "rotary" or which < 0:
             return x
+        frequencies = self.frequencies(length)[which]
+        scale = self.weights["rope.scale"][which] if "rope.scale" in self.weights else 1.0
         positions = np.arange(len(x), dtype=self.dtype)
-        angles = positions[:, None] * self.weights["rope.inv_freq"]
-        return layers.rotate(x, angles, self.spec["rope_interleaved"], back=back)
+        angles = positions[:, None] * frequencies
+        turned = layers.rotate(x, angles, spec["rope_interleaved"], back=back)
+        rotated = 2 * len(frequencies)
+        turned[..., :rotated] *= scale
+        return turned
+
+    def frequencies(self, length: int) -> np.ndarray:
+        """Rotary frequencies `[num_ropes, r/2]` of a text of this length."""
+        del length  # they depend on it only where a model says so
+        return self.weights["rope.inv_freq"].reshape(self.spec["num_ropes"], -1)
 
     def _head(self) -> np.ndarray:
         return self.weights.get("head.weight", self.weights["embedding.weight"])
