@@ -17,6 +17,7 @@ from test_interrupted_save import load_quietly, run_until, stop_at
 import softprompt
 from softprompt import _core
 from softprompt.families.rope import split_half_order
+from softprompt.model.load import reload_model
 from softprompt.prompt import Prefix, PromptModelMismatchWarning, SoftPrompt, describe, is_prompt
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
@@ -72,6 +73,7 @@ def test_interleaved_rotation_of_a_gguf(tmp_path, name):
     interleaved = softprompt.Model(
         core=_core.Model(spec.engine_dict(), weights), weights=weights, spec=spec,
         config=model.config, tokenizer=None, origin=model.origin,
+        reload=reload_model,
     )  # fmt: skip
     prompt = cases.prompt(name, ROWS)
     one, two = model.prefix(prompt), interleaved.prefix(prompt)
