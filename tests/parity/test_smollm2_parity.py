@@ -1,8 +1,8 @@
 """SmolLM2-135M-Instruct from the same GGUF file, in transformers with PEFT and here.
 
 Both sides get the same ids and hold the same dequantised float32 weights; theirs computes in
-float64. Tolerances: logits 1e-4 and gradient 1e-4 (norm of the difference over the norm), loss 1e-5:
-rounding to float32 through 30 layers alone leaves about 1e-6 to 1e-5.
+float64. Tolerances: logits 1e-4 and gradient 1e-4 (norm of the difference over the norm), loss
+1e-5: rounding to float32 through 30 layers alone leaves about 1e-6 to 1e-5.
 """
 
 from __future__ import annotations
