@@ -62,6 +62,20 @@ class BeamOptions:
         ):
             raise ValueError(f'early_stopping = {early!r}: expected False, True or "never"')
 
+    def check_limit(self, limit: int) -> None:
+        """Check that scores of sequences of up to `limit` tokens are numbers.
+
+        Raises
+        ------
+        ValueError
+            `limit` to the power `length_penalty` is beyond float32.
+        """
+        if abs(self.length_penalty) * math.log(limit) > math.log(np.finfo(np.float32).max):
+            raise ValueError(
+                f"length_penalty = {self.length_penalty}: {limit} tokens to that power are too "
+                "many for float32"
+            )
+
 
 def check_positive_int(name: str, value: object) -> None:
     """Raise if an option is not an int of at least 1.
@@ -111,7 +125,7 @@ class BeamSearch:
     Raises
     ------
     ValueError
-        `limit` to the power `length_penalty` is no number of float32.
+        See `BeamOptions.check_limit`.
 
     References
     ----------
@@ -126,6 +140,7 @@ class BeamSearch:
         end_ids: Collection[int] = (),
         has_ended: Callable[[list[int]], bool] | None = None,
     ) -> None:
+        options.check_limit(limit)
         self.options = options
         self.limit = limit
         self.sequences: list[list[int]] = [[]]
@@ -134,11 +149,6 @@ class BeamSearch:
         self._has_ended = has_ended
         self._scores = np.zeros(1, np.float32)
         self._finished: list[tuple[np.float32, list[int]]] = []
-        if abs(options.length_penalty) * math.log(limit) > math.log(np.finfo(np.float32).max):
-            raise ValueError(
-                f"length_penalty = {options.length_penalty}: {limit} tokens to that power are too "
-                "many for float32"
-            )
 
     def step(self, log_probs: np.ndarray) -> list[tuple[int, int]]:
         """Take the next token of every running sequence.
