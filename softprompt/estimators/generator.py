@@ -292,9 +292,8 @@ checkpoint_every, resume, record, progress, random_state
 
     def _check_parameters(self) -> None:
         check_count("max_new_tokens", self.max_new_tokens, minimum=1)
-        BeamOptions(*(getattr(self, name) for name in _BEAM_PARAMETERS)).check_limit(
-            self.max_new_tokens
-        )
+        beams = BeamOptions(self.num_beams, self.length_penalty, self.early_stopping)
+        beams.check_limit(self.max_new_tokens)
         check_metric(self.metric)
         self._check_choice("validation_metric", ("loss", "metric"))
 
