@@ -235,6 +235,11 @@ sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_
                             const int32_t *starts, const int32_t *symbols, int32_t num_virtual,
                             const float *prompt, int32_t num_rows, const int32_t *rows,
                             const sp_options *options, float *logits, sp_error *error);
+/* Makes the rows of `target` those of `source`, its sibling: a text that goes on from another one.
+ * Its first `num_equal` rows are those of `source` already and stay; what it had after them is
+ * lost. `target` may be empty, and has no children. */
+sp_status sp_segment_copy(sp_context *context, int32_t source, int32_t target, int32_t num_equal,
+                          sp_error *error);
 /* What a segment's rows left for those after them: keys as they are compared, rotated where the
  * model rotates them. Layer l's keys [num_rows, kv_width] stand at keys + l * layer_stride, its
  * values likewise. Borrowed, until the segment grows or is released. */

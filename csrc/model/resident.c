@@ -125,6 +125,55 @@ sp_segment_release(sp_context *context, int32_t segment, sp_error *error)
     return SP_OK;
 }
 
+/* Rows of one stand for rows of the other: they follow the same rows, at the same positions. */
+static int
+are_siblings(const sp_context *context, int32_t a, int32_t b)
+{
+    const sp_segment *one = &context->segments[a], *other = &context->segments[b];
+    if (a == b || one->parent != other->parent
+        || (one->frequencies == NULL) != (other->frequencies == NULL)) {
+        return 0;
+    }
+    size_t count = (size_t)sp_model_num_frequencies(context->model);
+    return one->frequencies == NULL
+           || memcmp(one->frequencies, other->frequencies, count * sizeof(float)) == 0;
+}
+
+sp_status
+sp_segment_copy(sp_context *context, int32_t source, int32_t target, int32_t num_equal,
+                sp_error *error)
+{
+    SP_TRY(find(context, source, "source", error));
+    SP_TRY(find(context, target, "target", error));
+    const sp_segment *from = &context->segments[source];
+    sp_segment *to = &context->segments[target];
+    if (!are_siblings(context, source, target)) {
+        return sp_fail(error, SP_INVALID, "segments %d and %d: expected two with one parent and "
+                       "equal frequencies", source, target);
+    }
+    if (context->residents[target].children > 0) {
+        return sp_fail(error, SP_INVALID, "segment %d has children and cannot change", target);
+    }
+    if (from->length > context->residents[target].capacity) {
+        return sp_fail(error, SP_INVALID, "segment %d has room for %d rows, not for the %d of "
+                       "segment %d", target, context->residents[target].capacity, from->length,
+                       source);
+    }
+    if (num_equal < 0 || num_equal > from->length || num_equal > to->length) {
+        return sp_fail(error, SP_INVALID, "num_equal = %d of segments with %d and %d rows",
+                       num_equal, from->length, to->length);
+    }
+    size_t width = (size_t)context->model->kv_width, first = (size_t)num_equal * width;
+    size_t bytes = (size_t)(from->length - num_equal) * width * sizeof(float);
+    for (size_t l = 0; l < (size_t)context->model->spec.num_layers; l++) {
+        memcpy(to->k + l * to->stride + first, from->k + l * from->stride + first, bytes);
+        memcpy(to->v + l * to->stride + first, from->v + l * from->stride + first, bytes);
+    }
+    to->base = from->base;
+    to->length = from->length;
+    return SP_OK;
+}
+
 sp_status
 sp_segment_key_values(const sp_context *context, int32_t segment, sp_key_values *key_values,
                       sp_error *error)

@@ -407,6 +407,23 @@ context_segment_release(py_context *self, PyObject *args)
 }
 
 static PyObject *
+context_segment_copy(py_context *self, PyObject *args)
+{
+    int source, target, num_equal;
+    if (!PyArg_ParseTuple(args, "iii:segment_copy", &source, &target, &num_equal)) {
+        return NULL;
+    }
+    sp_error error;
+    sp_status status;
+    lock_context(self);
+    Py_BEGIN_ALLOW_THREADS
+    status = sp_segment_copy(self->context, source, target, num_equal, &error);
+    Py_END_ALLOW_THREADS
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? Py_NewRef(Py_None) : sp_py_raise(&error);
+}
+
+static PyObject *
 context_segment_extend(py_context *self, PyObject *args)
 {
     PyObject *segments_object, *starts_object, *symbols_object, *prompt, *rows_object;
@@ -577,6 +594,9 @@ static PyMethodDef context_methods[] = {
     {"segment_create", (PyCFunction)context_segment_create, METH_VARARGS,
      "segment_create($self, parent, capacity, frequencies=None, /)\n--\n\n"
      "A new resident segment; without a parent it may have its own frequencies [1, numbers]."},
+    {"segment_copy", (PyCFunction)context_segment_copy, METH_VARARGS,
+     "segment_copy($self, source, target, num_equal, /)\n--\n\n"
+     "Makes a resident segment's rows after the first num_equal those of its sibling source."},
     {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
      "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
      "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},

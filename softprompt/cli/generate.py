@@ -27,6 +27,10 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from this much probability.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of drawing.")] = None,
+    num_beams: Annotated[int, typer.Option(help="Above 1: beam search.")] = 1,
+    length_penalty: Annotated[
+        float, typer.Option(help="Of beam search; above 0 favours long texts, below 0 short ones.")
+    ] = 1.0,
     stop: Annotated[list[str] | None, typer.Option(help="Text at which to stop.")] = None,
     chat: Chat = False,
     stream: Annotated[
@@ -63,6 +67,8 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
+        num_beams=num_beams,
+        length_penalty=length_penalty,
         stop=stop or None,
         stream=_show if stream else None,
     )

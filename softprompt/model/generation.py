@@ -2,198 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from softprompt.families import length_class
-from softprompt.model.forest import pack
+from softprompt.model.beam_generation import search
+from softprompt.model.beams import BeamOptions, check_positive_int
 from softprompt.model.frozen import FrozenModel
+from softprompt.model.resident import Resident, Text, advance, prefill
 from softprompt.model.sampling import Sampler
 from softprompt.model.sequences import PromptTable
-from softprompt.model.workers import PACK_ROWS, Worker
+from softprompt.model.workers import Worker
 
 __all__ = ["generate"]
 
 CACHE_BYTES = 1 << 28
 """Keys, values and logits of texts that are generated together (256 MiB)."""
 
-KEPT_PROMPTS = 16
-"""Prompts whose keys and values stay resident in a context."""
 
-
-@dataclass
-class _Text:
-    """One text on its way."""
-
-    ids: np.ndarray
-    which: int
-    stream: np.random.Generator | None
-    limit: int
-    length_class: int
-    segment: int = -1
-    new: list[int] = field(default_factory=list)
-    shown: int = 0
-    done: bool = False
-    text: str = ""
-
-
-class _Resident:
-    """Segments of one worker during one call, released at its end; prompts stay."""
-
-    def __init__(self, model: FrozenModel, worker: Worker, table: PromptTable) -> None:
-        self.model = model
-        self.context = worker.context
-        self.kept = worker.prompts
-        self.table = table
-        self.own: list[int] = []
-
-    def create(self, parent: int, capacity: int, frequencies: np.ndarray | None = None) -> int:
-        segment = self.context.segment_create(parent, capacity, frequencies)
-        self.own.append(segment)
-        return segment
-
-    def release(self, segment: int) -> None:
-        self.context.segment_release(segment)
-        self.own.remove(segment)
-
-    def extend(self, segments: list[int], pieces: list[np.ndarray], rows: list[int]) -> np.ndarray:
-        starts = np.concatenate([[0], np.cumsum([len(p) for p in pieces])])
-        return self.context.segment_extend(
-            np.array(segments, np.int32),
-            starts.astype(np.int32),
-            np.concatenate(pieces).astype(np.int32),
-            self.table.matrix,
-            np.array(rows, np.int32),
-            self.model.num_threads,
-        )
-
-    def prompt(self, symbols: np.ndarray, which: int) -> tuple[int, np.ndarray]:
-        """Segment of a prompt (with a BOS before it, if so) and the logits after it."""
-        matrix = self.table.matrix
-        assert matrix is not None
-        key = hashlib.sha256(symbols[symbols >= 0].tobytes())
-        key.update(bytes([int(symbols[0] >= 0)]) + matrix[self.table.rows(which)].tobytes())
-        digest = key.digest()
-        if digest in self.kept:
-            self.kept.move_to_end(digest)
-            return self.kept[digest]
-        segment = self.context.segment_create(-1, len(symbols))
-        try:
-            logits = self.extend([segment], [symbols], [len(symbols) - 1])[0]
-        except BaseException:
-            self.context.segment_release(segment)
-            raise
-        self.kept[digest] = (segment, logits)
-        return segment, logits
-
-    def close(self) -> None:
-        for segment in reversed(self.own):
-            self.context.segment_release(segment)
-        while len(self.kept) > KEPT_PROMPTS:
-            _, (segment, _) = self.kept.popitem(last=False)
-            self.context.segment_release(segment)
-
-
-def _split_prompt(table: PromptTable, text: _Text) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols up to the end of the prompt (none without a prompt), and those after it."""
-    symbols, _ = table.symbols(text.which, text.ids)
-    virtual = np.flatnonzero(symbols < 0)
-    cut = int(virtual[-1]) + 1 if len(virtual) else 0
-    return symbols[:cut], symbols[cut:]
-
-
-def _prefill(resident: _Resident, texts: list[_Text]) -> np.ndarray:
-    """Compute all given rows; every text gets its growing segment. Returns logits [n, V]."""
-    model = resident.model
-    logits = np.zeros((len(texts), model.spec.vocab_size), np.float32)
-    parents = [-1] * len(texts)
-    groups: dict[int, list[int]] = {}
-    rests: list[np.ndarray] = []
-    for i, text in enumerate(texts):
-        head, rest = _split_prompt(resident.table, text)
-        rests.append(rest)
-        if text.length_class:
-            logits[i] = _compute_alone(resident, text)
-            continue
-        if len(head):
-            parents[i], logits[i] = resident.prompt(head, text.which)
-        if len(rest):
-            groups.setdefault(parents[i], []).append(i)
-    jobs: list[tuple[int, np.ndarray, list[int]]] = []  # segment, symbols, texts that end there
-    for root, members in groups.items():
-        forest = pack([rests[i] for i in members], share=model._share)
-        ends: dict[int, list[int]] = {}
-        for i, rows in zip(members, forest.rows, strict=True):
-            last = int(np.searchsorted(forest.starts, rows[-1], side="right")) - 1
-            ends.setdefault(last, []).append(i)
-        segments: list[int] = []
-        for s, parent in enumerate(forest.parents):
-            symbols = forest.symbols[forest.starts[s] : forest.starts[s + 1]]
-            segments.append(resident.create(root if parent < 0 else segments[parent], len(symbols)))
-            jobs.append((segments[s], symbols, ends.get(s, [])))
-            for i in ends.get(s, []):
-                parents[i] = segments[s]
-    start = 0
-    while start < len(jobs):  # parents stand before their children
-        end, total = start, 0
-        while end < len(jobs) and (end == start or total + len(jobs[end][1]) <= PACK_ROWS):
-            total += len(jobs[end][1])
-            end += 1
-        now = jobs[start:end]
-        last_rows = np.cumsum([len(symbols) for _, symbols, _ in now]) - 1
-        wanted = [
-            (int(row), ending) for row, (_, _, ending) in zip(last_rows, now, strict=True) if ending
-        ]
-        out = resident.extend([j[0] for j in now], [j[1] for j in now], [row for row, _ in wanted])
-        for row, (_, ending) in enumerate(wanted):
-            logits[ending] = out[row]
-        start = end
-    for i, text in enumerate(texts):
-        if text.limit > 0 and not text.length_class:
-            text.segment = resident.create(parents[i], text.limit)
-    return logits
-
-
-def _compute_alone(resident: _Resident, text: _Text) -> np.ndarray:
-    """Compute all rows of a text whose rotary frequencies are not those of its former length, or of
-    other texts: a tree of its own. Returns the logits [V] after it.
-    """
-    model = resident.model
-    if text.segment >= 0:
-        resident.release(text.segment)
-    symbols, _ = resident.table.symbols(text.which, text.ids)
-    symbols = np.concatenate([symbols, np.array(text.new, np.int32)])
-    text.length_class = length_class(model.spec, len(symbols))
-    text.segment = resident.create(
-        -1, len(symbols) + text.limit - len(text.new), model._frequencies(text.length_class)
-    )
-    return resident.extend([text.segment], [symbols], [len(symbols) - 1])[0]
-
-
-def _advance(resident: _Resident, texts: list[_Text]) -> np.ndarray:
-    """Add the newest token of every text. Returns logits [n, V]."""
-    spec = resident.model.spec
-    logits = np.empty((len(texts), spec.vocab_size), np.float32)
-    growing = []
-    for i, text in enumerate(texts):
-        length = len(resident.table.symbols(text.which, text.ids)[0]) + len(text.new)
-        if length_class(spec, length) == text.length_class:
-            growing.append(i)
-        else:
-            logits[i] = _compute_alone(resident, text)
-    if growing:
-        logits[growing] = resident.extend(
-            [texts[i].segment for i in growing],
-            [np.array([texts[i].new[-1]], np.int32) for i in growing],
-            list(range(len(growing))),
-        )
-    return logits
-
-
-def _finish(model: FrozenModel, text: _Text, stop: Sequence[str], final: bool) -> str:
+def _finish(model: FrozenModel, text: Text, stop: Sequence[str], final: bool) -> str:
     """Update a text after a token; returns the piece that may be shown now."""
     if model.tokenizer is None:
         return ""
@@ -222,18 +50,18 @@ def _run(
     model: FrozenModel,
     worker: Worker,
     table: PromptTable,
-    texts: list[_Text],
+    texts: list[Text],
     numbers: list[int],
     sampler: Sampler,
     stop: Sequence[str],
     stream: Callable[[int, str], object] | None,
 ) -> None:
-    resident = _Resident(model, worker, table)
+    resident = Resident(model, worker, table)
     end_ids = set(getattr(model.config, "eos_token_ids", ()))
     watch = bool(stop) or stream is not None
     try:
         active = [i for i, text in enumerate(texts) if text.limit > 0]
-        logits = _prefill(resident, texts)[active]
+        logits = prefill(resident, texts)[active]
         while active:
             for row, i in enumerate(active):
                 text = texts[i]
@@ -248,19 +76,28 @@ def _run(
                         stream(numbers[i], piece)
             active = [i for i in active if not texts[i].done]
             if active:
-                logits = _advance(resident, [texts[i] for i in active])
+                logits = advance(resident, [texts[i] for i in active])
     finally:
         resident.close()
 
 
+def _num_rows(model: FrozenModel, table: PromptTable, text: Text, num_beams: int) -> int:
+    """Rows of keys and values of a text and its beams, at most."""
+    length = len(table.symbols(text.which, text.ids)[0])
+    if length_class(model.spec, length + text.limit):  # each beam may have a tree of its own
+        return num_beams * (length + text.limit)
+    return len(text.ids) + num_beams * text.limit
+
+
 def _batches(
-    model: FrozenModel, table: PromptTable, texts: list[_Text]
+    model: FrozenModel, table: PromptTable, texts: list[Text], num_beams: int
 ) -> Iterator[tuple[int, int]]:
     """Texts that are generated together: so many that their keys, values and logits fit."""
     spec = model.spec
     row_bytes = 8 * spec.num_layers * spec.num_kv_heads * spec.head_dim
     # Logits twice: those of the last rows, and those that they came from.
-    sizes = [(len(text.ids) + text.limit) * row_bytes + 8 * spec.vocab_size for text in texts]
+    logits_bytes = num_beams * 8 * spec.vocab_size
+    sizes = [_num_rows(model, table, text, num_beams) * row_bytes + logits_bytes for text in texts]
     prompts = 0 if table.matrix is None else len(table.matrix) * row_bytes
     spare = model._workers.spare_bytes
     # Half of what is left: the other half is for the rows that are computed together.
@@ -276,6 +113,68 @@ def _batches(
         start = end
 
 
+def _check_several(
+    options: BeamOptions, num_return_sequences: int, sampler: Sampler, stream: object, size: int
+) -> None:
+    """Raise if options about several continuations of a text do not go together."""
+    check_positive_int("num_return_sequences", num_return_sequences)
+    num_beams = options.num_beams
+    if num_beams == 1:
+        if num_return_sequences > 1 and sampler.temperature == 0:
+            raise ValueError(
+                f"num_return_sequences = {num_return_sequences} with num_beams = 1 and "
+                "temperature = 0: greedy generation has one result; search with beams or sample"
+            )
+        return
+    if sampler.temperature > 0:
+        raise ValueError(
+            f"num_beams = {num_beams} with temperature = {sampler.temperature}: beams are not "
+            "sampled; expected temperature = 0 or num_beams = 1"
+        )
+    if stream is not None:
+        raise ValueError(
+            f"stream with num_beams = {num_beams}: which beam is the best is known at the end only"
+        )
+    if num_return_sequences > min(num_beams, size):
+        raise ValueError(
+            f"num_return_sequences = {num_return_sequences}: expected at most num_beams = "
+            f"{num_beams}, and at most the vocabulary of {size}"
+        )
+
+
+def _search_all(
+    model: FrozenModel,
+    table: PromptTable,
+    texts: list[Text],
+    options: BeamOptions,
+    stops: Sequence[str],
+    count: int,
+) -> list[list[int]]:
+    """The `count` best continuations of every text, one text after the other."""
+
+    def has_stop_text(ids: list[int]) -> bool:
+        whole = model.tokenizer.decode(ids)
+        return any(word in whole for word in stops)
+
+    end_ids = getattr(model.config, "eos_token_ids", ())
+    found: list[list[int]] = []
+    for start, end in _batches(model, table, texts, options.num_beams):
+        now = [text for text in texts[start:end] if text.limit > 0]
+        with model._workers.lend() as worker:
+            searches = iter(
+                search(model, worker, table, now, options, has_stop_text if stops else None)
+            )
+        for text in texts[start:end]:
+            best = next(searches).best(count) if text.limit > 0 else [[]] * count
+            found += [ids[:-1] if ids and ids[-1] in end_ids else ids for ids in best]
+    return found
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop text."""
+    return text[: min((at for word in stops if (at := text.find(word)) >= 0), default=len(text))]
+
+
 def generate(
     model: FrozenModel,
     inputs: Sequence,
@@ -289,6 +188,10 @@ def generate(
     stop: str | Sequence[str] | None = None,
     stream: Callable[[int, str], object] | None = None,
     return_ids: bool = False,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    num_return_sequences: int = 1,
 ) -> list:
     """Continue texts until the model's end token, a stop text or a number of tokens.
 
@@ -307,17 +210,25 @@ def generate(
         Called with every piece of text as it comes.
     return_ids : bool
         Return lists of token ids instead of texts; a model without a tokenizer always does.
+    num_beams : int
+        Above 1: beam search for the likeliest sequence, as transformers does it. Not with sampling
+        or `stream`.
+    length_penalty, early_stopping
+        See `softprompt.model.beams.BeamOptions`; without beams they change nothing.
+    num_return_sequences : int
+        Results of every input, best first: at most `num_beams`, or any number of samples.
 
     Returns
     -------
     list of str or of list of int
-        What is new, without the end token.
+        What is new, without the end token; `num_return_sequences` for every input, one input after
+        the other.
 
     Raises
     ------
-    ValueError
-        An empty input without a prompt, an input that is longer than the context, an option out of
-        its range.
+    TypeError, ValueError
+        An empty input without a prompt, an input that is longer than the context, an option of
+        another type or out of its range, options that do not go together.
     """
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, (int, np.integer)):
         raise TypeError(f"max_new_tokens = {max_new_tokens!r}: expected an int")
@@ -333,6 +244,8 @@ def generate(
         raise ValueError(f"stop = {stop!r}: expected texts that are not empty")
     if model.tokenizer is None and (stops or stream is not None):
         raise ValueError("stop and stream need a tokenizer, and this model has none")
+    options = BeamOptions(num_beams, length_penalty, early_stopping)
+    _check_several(options, num_return_sequences, sampler, stream, model.spec.vocab_size)
 
     encoded = model.encode(inputs)
     table, which = model._prompts(prompt, len(encoded))
@@ -343,14 +256,20 @@ def generate(
         if length == 0:
             raise ValueError(f"inputs[{i}]: an empty input without a prompt cannot be continued")
         model._check_length(length, f"inputs[{i}]")
-        same = (ids.tobytes(), w)
-        repetition = seen.get(same, 0)
-        seen[same] = repetition + 1
         limit = min(int(max_new_tokens), model.spec.max_positions - length)
         number = length_class(model.spec, length)
-        texts.append(_Text(ids, w, sampler.stream(repetition), limit, number))
+        same = (ids.tobytes(), w)
+        for _ in range(num_return_sequences if num_beams == 1 else 1):
+            repetition = seen.get(same, 0)
+            seen[same] = repetition + 1
+            texts.append(Text(ids, w, sampler.stream(repetition), limit, number))
 
-    for start, end in _batches(model, table, texts):
+    if num_beams > 1:
+        found = _search_all(model, table, texts, options, stops, num_return_sequences)
+        if return_ids or model.tokenizer is None:
+            return found
+        return [_before_stop(model.tokenizer.decode(ids), stops) for ids in found]
+    for start, end in _batches(model, table, texts, 1):
         with model._workers.lend() as worker:
             _run(
                 model, worker, table, texts[start:end], list(range(start, end)), sampler, stops,

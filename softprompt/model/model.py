@@ -194,11 +194,12 @@ class Model(FrozenModel):
             A list answers different tasks in one pass.
         **options
             ``max_new_tokens=50, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None,
-            stream=None, return_ids=False``
+            stream=None, return_ids=False, num_beams=1, length_penalty=1.0, early_stopping=False,
+            num_return_sequences=1``
 
         Returns
         -------
         list of str
-            The new texts (id lists with ``return_ids=True``).
+            The new texts (id lists with ``return_ids=True``), `num_return_sequences` per input.
         """
         return generation.generate(self, inputs, prompt, **options)

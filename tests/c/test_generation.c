@@ -143,11 +143,60 @@ test_steps(const tiny_model *model, const tiny_forest *tiny)
     free(three);
 }
 
+/* A segment that becomes another one's copy, from its first differing row on, goes on as that one
+ * does, bit for bit; the other one stays as it is. */
+static void
+test_copies(const tiny_model *model, const tiny_forest *tiny)
+{
+    enum { EQUAL = 5, REST = 7, OTHER = 3 };
+    const sp_options options = {.num_threads = 2, .pack_rows = 256};
+    const size_t bytes = (size_t)model->spec.vocab_size * sizeof(float);
+    float *expected = malloc(bytes), *got = malloc(bytes);
+    CHECK(expected != NULL && got != NULL);
+    int32_t root = -1, source = -1, target = -1, empty = -1;
+    sp_context *context = NULL;
+    CHECK_OK(sp_context_create(model->model, &context, error));
+    CHECK_OK(sp_segment_create(context, -1, START, NULL, &root, error));
+    const int32_t starts[] = {0, START}, one[] = {0, 1}, zero = 0;
+    CHECK_OK(sp_segment_extend(context, 1, &root, starts, tiny->symbols, tiny->forest.num_virtual,
+                               tiny->prompt, 0, NULL, &options, NULL, error));
+    CHECK_OK(sp_segment_create(context, root, STEPS, NULL, &source, error));
+    CHECK_OK(sp_segment_create(context, root, EQUAL + REST + 1, NULL, &target, error));
+    CHECK_OK(sp_segment_create(context, root, EQUAL + REST + 1, NULL, &empty, error));
+    int32_t symbols[EQUAL + REST];
+    for (int32_t i = 0; i < EQUAL + REST; i++) {
+        symbols[i] = 3 + 2 * i;
+    }
+    /* a product's rounding depends on its shape: the equal rows come by equal calls */
+    const int32_t equal[] = {0, EQUAL}, rest[] = {0, REST}, other[] = {0, OTHER};
+    CHECK_OK(sp_segment_extend(context, 1, &source, equal, symbols, 0, NULL, 0, NULL, &options,
+                               NULL, error));
+    CHECK_OK(sp_segment_extend(context, 1, &target, equal, symbols, 0, NULL, 0, NULL, &options,
+                               NULL, error));
+    CHECK_OK(sp_segment_extend(context, 1, &source, rest, symbols + EQUAL, 0, NULL, 0, NULL,
+                               &options, NULL, error));
+    CHECK_OK(sp_segment_extend(context, 1, &target, other, symbols + EQUAL + 1, 0, NULL, 0, NULL,
+                               &options, NULL, error));
+    CHECK_OK(sp_segment_copy(context, source, target, EQUAL, error));
+    CHECK_OK(sp_segment_copy(context, source, empty, 0, error));
+    const int32_t copies[] = {target, empty, source};
+    for (int i = 0; i < 3; i++) {
+        check_key_values(model, context, copies[i], EQUAL + REST);
+        CHECK_OK(sp_segment_extend(context, 1, &copies[i], one, &(int32_t){42}, 0, NULL, 1, &zero,
+                                   &options, i == 0 ? expected : got, error));
+        CHECK(i == 0 || memcmp(expected, got, bytes) == 0);
+    }
+    sp_context_destroy(context);
+    free(expected);
+    free(got);
+}
+
 int
 main(void)
 {
     static const tiny_case cases[] = {
         {"generation: bits of 1 and 3 threads; logits of the whole forest", test_steps},
+        {"copies of segments go on as what they are copies of", test_copies},
     };
     TINY_RUN(cases, EVERY_PATH);
     return 0;

@@ -224,7 +224,7 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     sp_segment_extend(context, parts, ids, starts, symbols, 0, NULL, rows_asked, row, &plain, \
                       logits, error)
     const int32_t one[] = {0, 1}, four[] = {0, ROOM}, five[] = {0, ROOM + 1}, none[] = {0, 0};
-    const int32_t late[] = {1, 2}, wild[] = {INT32_MAX, INT32_MIN};
+    const int32_t two[] = {0, 2}, late[] = {1, 2}, wild[] = {INT32_MAX, INT32_MIN};
     CHECK_FAILS(EXTEND(1, &root, one, symbols, 0, NULL), SP_INVALID); /* before any is made */
     sp_key_values key_values;
     CHECK_FAILS(sp_segment_release(context, 0, error), SP_INVALID);
@@ -271,6 +271,43 @@ test_segments(const tiny_model *model, const tiny_forest *tiny)
     CHECK_FAILS(sp_segment_key_values(context, child, &key_values, error), SP_INVALID);
     CHECK_FAILS(sp_segment_create(context, child, ROOM, NULL, &other, error), SP_INVALID);
     CHECK_OK(EXTEND(1, &root, one, symbols, 0, NULL)); /* may grow again */
+
+    /* copies: of siblings, with room, without children, of rows that are there */
+    CHECK_OK(sp_segment_create(context, root, ROOM, NULL, &child, error));
+    CHECK_OK(sp_segment_create(context, root, 1, NULL, &other, error));
+    CHECK_OK(EXTEND(1, &child, two, symbols, 0, NULL));
+    CHECK_FAILS(sp_segment_copy(context, child, other, 0, error), SP_INVALID); /* no room */
+    CHECK_FAILS(sp_segment_copy(context, child, child, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, root, child, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, child, root, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, 99, child, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, child, INT32_MIN, 0, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, other, child, -1, error), SP_INVALID);
+    CHECK_FAILS(sp_segment_copy(context, other, child, 1, error), SP_INVALID);
+    CHECK_OK(EXTEND(1, &other, one, symbols, 0, NULL));
+    CHECK_FAILS(sp_segment_copy(context, other, child, 2, error), SP_INVALID);
+    CHECK_OK(sp_segment_create(context, child, 1, NULL, &empty, error));
+    CHECK_FAILS(sp_segment_copy(context, other, child, 1, error), SP_INVALID); /* has a child */
+    CHECK_OK(sp_segment_release(context, empty, error));
+    CHECK_OK(sp_segment_copy(context, other, child, 1, error));
+    CHECK_OK(sp_segment_key_values(context, child, &key_values, error));
+    CHECK(key_values.num_rows == 1);
+    const int32_t num_frequencies = sp_model_num_frequencies(model->model);
+    if (num_frequencies > 0) { /* two trees with frequencies of their own */
+        float *turned = calloc((size_t)num_frequencies, sizeof *turned);
+        int32_t first = -1, second = -1, third = -1;
+        CHECK(turned != NULL);
+        CHECK_OK(sp_segment_create(context, -1, ROOM, turned, &first, error));
+        turned[num_frequencies - 1] = 0.5f;
+        CHECK_OK(sp_segment_create(context, -1, ROOM, turned, &second, error));
+        CHECK_OK(sp_segment_create(context, -1, ROOM, turned, &third, error));
+        CHECK_FAILS(sp_segment_copy(context, first, second, 0, error), SP_INVALID);
+        CHECK_FAILS(sp_segment_copy(context, first, root, 0, error), SP_INVALID);
+        CHECK_OK(sp_segment_copy(context, second, third, 0, error));
+        free(turned);
+    }
+    CHECK_OK(sp_segment_release(context, child, error));
+    CHECK_OK(sp_segment_release(context, other, error));
 
     /* longer than the model's context */
     int32_t *long_text = calloc((size_t)limit, sizeof *long_text);

@@ -150,6 +150,20 @@ def test_generate_is_the_models(run, trained, model_folder, monkeypatch):
     assert each_its_own == by_argument
 
 
+def test_generate_with_beams(run, trained, model_folder):
+    model, prompt = softprompt.load_model(model_folder), SoftPrompt.load(trained)
+    texts = ["aba", "zyz", "b"]
+    beams = {"max_new_tokens": 9, "num_beams": 5, "stop": ["F", "`", "0", ";", "q"]}
+    expected = model.generate(texts, prompt, length_penalty=-3.0, **beams)
+    assert expected != model.generate(texts, prompt, length_penalty=3.0, **beams)
+    stops = [word for stop in beams["stop"] for word in ("--stop", stop)]
+    options = ("--prompt", trained, "--max-new-tokens", 9, "--num-beams", 5, *stops, "--json")
+    results = run("generate", *texts, *options, "--length-penalty", -3.0).json["results"]
+    assert [each["output"] for each in results] == expected
+    refused = run("generate", "aba", "--prompt", trained, "--num-beams", 2, "--stream", code=1)
+    assert "stream with num_beams = 2" in refused.err
+
+
 CHAT = "{{ bos_token }}{{ messages[0].content }}{{ '\\n' }}"
 
 

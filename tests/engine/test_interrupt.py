@@ -52,6 +52,7 @@ calls = {
         prompt, rows, [[5], [6, 7]], [0] * len(rows)
     ),
     "generate": lambda: model.generate(rows, prompt, max_new_tokens=500, return_ids=True),
+    "beams": lambda: model.generate(rows, prompt, max_new_tokens=500, num_beams=4),
 }
 before = model.loss_and_grad(prompt, small)
 print("ready", flush=True)
@@ -72,6 +73,7 @@ CALLS = [
     "rank",
     "ranking_loss_and_grad",
     "generate",
+    "beams",
 ]
 
 

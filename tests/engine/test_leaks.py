@@ -65,6 +65,7 @@ CALLS: dict[str, Callable] = {
     "generate_mixed": lambda m: m.generate(
         INPUTS[:3], [PROMPT, None, PROMPT[:1]], max_new_tokens=5
     ),
+    "beams": lambda m: m.generate(INPUTS[:4], PROMPT, max_new_tokens=5, num_beams=3),
     "prefix": lambda m: m.prefix(PROMPT),
     "embeddings": lambda m: m.embeddings[np.arange(97)],
 }
@@ -94,6 +95,7 @@ ERRORS: dict[str, Callable] = {
         "empty_target": lambda m: m.loss_and_grad(PROMPT, [*EXAMPLES, ([5], [])]),
         "bad_choice": lambda m: m.rank(INPUTS, [[5], [97]], PROMPT),
         "bad_generate": lambda m: m.generate([*INPUTS[:5], [97]], PROMPT, return_ids=True),
+        "beams_with_stream": lambda m: m.generate(INPUTS, PROMPT, num_beams=2, stream=_raise),
         "failing_stream": lambda m: m.generate(INPUTS[:5], PROMPT, max_new_tokens=5, stream=_raise),
     }.items()
 }

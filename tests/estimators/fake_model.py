@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from softprompt.model.beams import BeamOptions, BeamSearch
+
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
 BOS, EOS = len(CHARACTERS), len(CHARACTERS) + 1
 
@@ -176,17 +178,23 @@ class FakeModel:
         sums -= sums.max(axis=1, keepdims=True)
         return sums - np.log(np.exp(sums).sum(axis=1, keepdims=True))
 
-    def generate(self, inputs, prompt=None, *, max_new_tokens=50, stop=None):
+    def generate(self, inputs, prompt=None, *, max_new_tokens=50, stop=None, **beams):
+        p = None if prompt is None else np.asarray(prompt, np.float64)
         texts = []
         for ids in inputs:
             new: list[int] = []
-            while len(new) < max_new_tokens:
-                p = None if prompt is None else np.asarray(prompt, np.float64)
+            while len(new) < max_new_tokens and beams.get("num_beams", 1) == 1:
                 _, log_probs = self._log_probs(p, [*ids, *new])
                 token = int(log_probs.argmax())
                 if token == EOS:
                     break
                 new.append(token)
+            if beams.get("num_beams", 1) > 1:
+                search = BeamSearch(BeamOptions(**beams), limit=max_new_tokens, end_ids=[EOS])
+                while not search.done:
+                    rows = [self._log_probs(p, [*ids, *new])[1] for new in search.sequences]
+                    search.step(np.array(rows, np.float32))
+                new = search.best(1)[0]
             text = self.tokenizer.decode(new)
             for end in stop or []:
                 text = text.split(end)[0]

@@ -10,6 +10,7 @@ from fake_model import EOS
 
 from softprompt.estimators import SoftPromptGenerator
 from softprompt.estimators.metrics import exact_match, rouge_l, score_texts
+from softprompt.prompt import SoftPrompt
 
 WORDS = ["aaa", "zzz", "aab", "zzy"] * 5
 TARGETS = ["+", "-", "+", "-"] * 5
@@ -47,6 +48,26 @@ def test_predictions_are_the_models_greedy_texts(make_generator, model):
     predictions = generator.predict(WORDS)
     assert predictions.dtype == object
     assert predictions.tolist() == expected
+
+
+def test_beams(make_generator, model, tmp_path):
+    beams = {"num_beams": 4, "length_penalty": -2.0, "early_stopping": "never"}
+    generator = make_generator(**beams).fit(WORDS, TARGETS)
+    inputs = [model.tokenizer.encode(f"{word}:") for word in WORDS]
+    expected = model.generate(inputs, generator.prompt_, max_new_tokens=4, **beams)
+    assert generator.predict(WORDS).tolist() == expected
+    assert model.generate(inputs, generator.prompt_, max_new_tokens=4) != expected
+    generator.prompt_.save(tmp_path / "prompt")
+    restored = SoftPromptGenerator.from_prompt(tmp_path / "prompt", model)
+    assert {name: getattr(restored, name) for name in beams} == beams
+    assert restored.predict(WORDS).tolist() == expected
+
+
+def test_a_prompt_that_was_saved_before_there_were_beams(make_generator, model):
+    prompt = make_generator(max_steps=1, num_beams=3).fit(WORDS, TARGETS).prompt_
+    task = {name: value for name, value in prompt.task.items() if "beams" not in name}
+    older = SoftPrompt(prompt.embeddings, task=task, base_model=prompt.base_model)
+    assert SoftPromptGenerator.from_prompt(older, model).num_beams == 1
 
 
 def test_validation_by_the_metric_of_generated_texts(make_generator):
@@ -103,6 +124,9 @@ def test_weights(make_generator):
         ({}, (WORDS, TARGETS, [-1] * 20), ValueError, r"sample_weight\[0\] = -1"),
         ({"max_new_tokens": 0}, (WORDS, TARGETS), ValueError, "max_new_tokens must be >= 1"),
         ({"max_new_tokens": 400}, (WORDS, TARGETS), ValueError, "leave no room"),
+        ({"num_beams": 0}, (WORDS, TARGETS), ValueError, "num_beams = 0: expected at least 1"),
+        ({"length_penalty": 99.0}, (WORDS, TARGETS), ValueError, "4 tokens to that power"),
+        ({"early_stopping": "soon"}, (WORDS, TARGETS), ValueError, "early_stopping = 'soon'"),
         ({"metric": "bleu"}, (WORDS, TARGETS), ValueError, "metric must be one of"),
         ({"validation_metric": "accuracy"}, (WORDS, TARGETS), ValueError, "validation_metric"),
         ({"init": "labels"}, (WORDS, TARGETS), ValueError, "needs class labels"),

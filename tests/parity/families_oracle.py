@@ -91,9 +91,9 @@ def ask(
         with torch.set_grad_enabled(prompt is not None):
             if exact:
                 with exact_types():
-                    out = _run(model, ids)
+                    out = run(model, ids)
             else:
-                out = _run(model, ids)
+                out = run(model, ids)
             before = len(out) - ids.shape[1] + len(input_ids)
             logp = functional.log_softmax(out[before - 1 : -1], dim=-1)
             loss = -logp[torch.arange(len(target_ids)), torch.tensor(target_ids)].sum() / count
@@ -109,7 +109,8 @@ def _is_dynamic(model: torch.nn.Module) -> bool:
     return (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "dynamic"
 
 
-def _run(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def run(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of one text's ids `[1, T]`, computed without a cache."""
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
 
 
@@ -121,7 +122,7 @@ def greedy(model: torch.nn.Module, input_ids: Sequence[int], max_new_tokens: int
     end = model.config.eos_token_id
     for _ in range(max_new_tokens):
         with torch.no_grad():
-            token = int(_run(model, torch.tensor([ids]))[-1].argmax())
+            token = int(run(model, torch.tensor([ids]))[-1].argmax())
         if token == end:
             break
         ids.append(token)
