@@ -89,12 +89,39 @@ class _Resident:
         self.kept[digest] = (segment, logits)
         return segment, logits
 
+    def prefix(self, which: int, length_class: int) -> int:
+        """Segment of a prefix, before texts of this class; -1 if it is none."""
+        number = self.table.prefix(which)
+        if number < 0:
+            return -1
+        prefix = self.table.prefixes[number]
+        key = hashlib.sha256(f"prefix of class {length_class}".encode())
+        key.update(prefix.tobytes())
+        digest = key.digest()
+        if digest in self.kept:
+            self.kept.move_to_end(digest)
+            return self.kept[digest][0]
+        frequencies = self.model._frequencies(length_class) if length_class else None
+        segment = self.context.segment_create(-1, prefix.shape[2], frequencies)
+        try:
+            self.context.segment_fill(segment, prefix)
+        except BaseException:
+            self.context.segment_release(segment)
+            raise
+        self.kept[digest] = (segment, None)
+        return segment
+
     def close(self) -> None:
         for segment in reversed(self.own):
             self.context.segment_release(segment)
         while len(self.kept) > KEPT_PROMPTS:
             _, (segment, _) = self.kept.popitem(last=False)
             self.context.segment_release(segment)
+
+
+def _num_rows(table: PromptTable, which: int, ids: np.ndarray) -> int:
+    """Positions of a text with its prompt or prefix."""
+    return table.rows_before(which) + len(table.symbols(which, ids)[0])
 
 
 def _split_prompt(table: PromptTable, text: _Text) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +147,8 @@ def _prefill(resident: _Resident, texts: list[_Text]) -> np.ndarray:
             continue
         if len(head):
             parents[i], logits[i] = resident.prompt(head, text.which)
+        else:
+            parents[i] = resident.prefix(text.which, 0)
         if len(rest):
             groups.setdefault(parents[i], []).append(i)
     jobs: list[tuple[int, np.ndarray, list[int]]] = []  # segment, symbols, texts that end there
@@ -166,9 +195,13 @@ def _compute_alone(resident: _Resident, text: _Text) -> np.ndarray:
         resident.release(text.segment)
     symbols, _ = resident.table.symbols(text.which, text.ids)
     symbols = np.concatenate([symbols, np.array(text.new, np.int32)])
-    text.length_class = length_class(model.spec, len(symbols))
+    before = resident.table.rows_before(text.which)
+    text.length_class = length_class(model.spec, before + len(symbols))
+    parent = resident.prefix(text.which, text.length_class)
     text.segment = resident.create(
-        -1, len(symbols) + text.limit - len(text.new), model._frequencies(text.length_class)
+        parent,
+        len(symbols) + text.limit - len(text.new),
+        model._frequencies(text.length_class) if parent < 0 else None,
     )
     return resident.extend([text.segment], [symbols], [len(symbols) - 1])[0]
 
@@ -179,7 +212,7 @@ def _advance(resident: _Resident, texts: list[_Text]) -> np.ndarray:
     logits = np.empty((len(texts), spec.vocab_size), np.float32)
     growing = []
     for i, text in enumerate(texts):
-        length = len(resident.table.symbols(text.which, text.ids)[0]) + len(text.new)
+        length = _num_rows(resident.table, text.which, text.ids) + len(text.new)
         if length_class(spec, length) == text.length_class:
             growing.append(i)
         else:
@@ -261,7 +294,7 @@ def _batches(
     row_bytes = 8 * spec.num_layers * spec.num_kv_heads * spec.head_dim
     # Logits twice: those of the last rows, and those that they came from.
     sizes = [(len(text.ids) + text.limit) * row_bytes + 8 * spec.vocab_size for text in texts]
-    prompts = 0 if table.matrix is None else len(table.matrix) * row_bytes
+    prompts = table.num_rows * row_bytes
     spare = model._workers.spare_bytes
     # Half of what is left: the other half is for the rows that are computed together.
     room = CACHE_BYTES if spare is None else min(CACHE_BYTES, (spare - prompts) // 2)
@@ -296,7 +329,7 @@ def generate(
     ----------
     model : FrozenModel
     inputs : list of texts or id lists
-    prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+    prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
     max_new_tokens : int
         At most so many; fewer where the model's context ends.
     temperature, top_k, top_p, seed
@@ -339,9 +372,10 @@ def generate(
     seen: dict[tuple, int] = {}
     texts = []
     for i, (ids, w) in enumerate(zip(encoded, which, strict=True)):
-        length = len(table.symbols(w, ids)[0])
-        if length == 0:
-            raise ValueError(f"inputs[{i}]: an empty input without a prompt cannot be continued")
+        if len(table.symbols(w, ids)[0]) == 0:
+            before = "without a prompt" if table.prefix(w) < 0 else "after a prefix"
+            raise ValueError(f"inputs[{i}]: an empty input {before} cannot be continued")
+        length = _num_rows(table, w, ids)
         model._check_length(length, f"inputs[{i}]")
         same = (ids.tobytes(), w)
         repetition = seen.get(same, 0)
