@@ -12,6 +12,11 @@ import numpy as np
 from .mismatch import check_prefix_model
 from .soft_prompt import json_record, validate_prompt_array
 
+NO_ROWS = (
+    "a prefix has keys and values of every layer, no rows in the space of the vocabulary's "
+    "embeddings; expected a soft prompt"
+)
+
 
 class Prefix:
     """Keys and values of virtual tokens, for one model: what attention reads of a prompt.

@@ -65,8 +65,15 @@ def load_prefix(folder: str | os.PathLike[str], cls: type[Prefix]) -> Prefix:
     return load_folder(folder, lambda place: _read_folder(place, cls), stacklevel=4)
 
 
-def is_prefix(path: Path) -> bool:
-    """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names."""
+def is_prefix(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is damaged.
+    """
+    path = Path(path)
     if path.is_file():
         fd, _ = open_regular(path)
         with os.fdopen(fd, "rb") as file:
