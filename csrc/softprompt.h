@@ -1,5 +1,6 @@
 /* The engine's public interface: a frozen transformer decoder, its forward pass over a forest of
- * segments, and the gradient of a loss with respect to the virtual tokens (the soft prompt).
+ * segments, and the gradient of a loss with respect to the virtual tokens (the soft prompt) or to
+ * the keys and values that stand before a text in every layer (a prefix).
  *
  * Nothing here knows Python. Every function that can fail returns a status and describes the
  * failure in `error`; nothing aborts, prints or reads the environment.
@@ -144,6 +145,8 @@ sp_status sp_model_check(const sp_model *model, sp_error *error);
 int32_t sp_model_hidden_size(const sp_model *model);
 int32_t sp_model_vocab_size(const sp_model *model);
 int32_t sp_model_num_frequencies(const sp_model *model); /* num_ropes * rotary_dim/2, or 0 */
+int32_t sp_model_num_layers(const sp_model *model);
+int32_t sp_model_kv_width(const sp_model *model); /* of a row of keys: num_kv_heads * head_dim */
 
 /* Stored weights (F16, BF16, or a block type of GGUF by its name) to float32. num_bytes has to be
  * what num_numbers take in that type. */
@@ -153,7 +156,11 @@ sp_status sp_dequantize(const char *type, const uint8_t *bytes, size_t num_bytes
 /* ---- forest ---------------------------------------------------------------------------- */
 
 /* Segments in depth-first order: a parent stands before its children, and a subtree is a run of
- * neighbours. Segment s has the rows starts[s] .. starts[s + 1]; none is empty. */
+ * neighbours. Segment s has the rows starts[s] .. starts[s + 1].
+ *
+ * A segment without rows is a prefix: keys and values that are given and never computed. It has no
+ * parent, and its children's positions begin behind it. The p-th of them, in the forest's order, is
+ * the rows prefix_starts[p] .. prefix_starts[p + 1] of `prefix`. */
 typedef struct {
     int32_t num_segments;
     int32_t num_virtual;    /* rows of `prompt` */
@@ -161,6 +168,11 @@ typedef struct {
     const int32_t *starts;  /* [num_segments + 1] */
     const int32_t *symbols; /* [rows] a token id, or -1 - r for row r of `prompt` */
     const float *prompt;    /* [num_virtual, d]; NULL if there are none */
+    int32_t num_prefixes;   /* segments without rows */
+    const int32_t *prefix_starts; /* [num_prefixes + 1], rising from 0 */
+    /* [num_layers][keys, values][prefix rows, kv_width]; keys as they are compared, rotated where
+     * the model rotates them. NULL if there are none. */
+    const float *prefix;
     /* Frequencies that depend on the length of a text: */
     int32_t num_frequencies;
     const float *frequencies;    /* [num_frequencies, num_ropes, rotary_dim/2]; NULL: the model's */
@@ -210,9 +222,15 @@ void sp_context_destroy(sp_context *context);
 sp_status sp_loss_workspace(sp_context *context, const sp_forest *forest, const sp_losses *losses,
                             int want_grad, const sp_options *options, size_t *bytes,
                             sp_error *error);
-/* log_probs [num_entries]; grad [num_virtual, d] is overwritten, or NULL: forward only. */
+/* Where the gradient goes; overwritten. */
+typedef struct {
+    float *prompt; /* as the forest's prompt; NULL if it has none */
+    float *prefix; /* as the forest's prefix; NULL if it has none */
+} sp_gradient;
+/* log_probs [num_entries]; grad NULL: forward only. */
 sp_status sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
-                  const sp_options *options, double *log_probs, float *grad, sp_error *error);
+                  const sp_options *options, double *log_probs, const sp_gradient *grad,
+                  sp_error *error);
 /* Bytes of workspace that the same call of sp_logits would take. */
 sp_status sp_logits_workspace(sp_context *context, const sp_forest *forest, int32_t num_rows,
                               const int32_t *rows, const sp_options *options, size_t *bytes,
@@ -240,6 +258,10 @@ sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_
  * lost. `target` may be empty, and has no children. */
 sp_status sp_segment_copy(sp_context *context, int32_t source, int32_t target, int32_t num_equal,
                           sp_error *error);
+/* Gives a segment without a parent and without rows its first num_rows rows as keys and values
+ * [num_layers][keys, values][num_rows, kv_width], copied: a prefix. */
+sp_status sp_segment_fill(sp_context *context, int32_t segment, int32_t num_rows,
+                          const float *prefix, sp_error *error);
 /* What a segment's rows left for those after them: keys as they are compared, rotated where the
  * model rotates them. Layer l's keys [num_rows, kv_width] stand at keys + l * layer_stride, its
  * values likewise. Borrowed, until the segment grows or is released. */

@@ -19,6 +19,7 @@ _PUBLIC = {
     "SoftPromptGenerator": "softprompt.estimators",
     "TextStart": "softprompt.tuner.starts",
     "load_model": "softprompt.model.load",
+    "load_prompt": "softprompt.prompt",
     "neighbors": "softprompt.prompt",
     "optim": "softprompt.optim",
     "plot_record": "softprompt.tuner.record",

@@ -607,9 +607,6 @@ virtual_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
     const sp_model *model = pass->model;
     const sp_layer *layer = &model->layers[0];
     int32_t p = pack->num_virtual, d = model->spec.hidden_size;
-    if (p == 0) {
-        return;
-    }
     const int32_t *rows = pack->virtual_rows;
     sp_rows_gather(pass->virtual_x, saved->x, rows, p, d);
     sp_rows_gather(pass->virtual_dk, act->dk, rows, p, model->kv_width);
@@ -683,6 +680,9 @@ sp_layer_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
         sp_pack_spans(pack, attention, pass->segments, index, index == 0, pass->spans);
         sp_attention_backward(pass->team, attention, &rule, pass->spans, pass->mixed, pass->mixed,
                               saved.q, saved.lse, pass->attention, pass->strands, index == 0);
+    }
+    if (index == 0 && pack->num_virtual == 0) {
+        return; /* the ancestors have theirs, and nothing before these rows is wanted */
     }
     heads_job heads = {.pass = pass, .layer = layer, .saved = &saved, .q = pass->mixed,
                        .q_rows = last ? pack->head_rows : NULL, .num_q = r, .k = dk, .v = dv,

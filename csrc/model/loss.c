@@ -14,7 +14,7 @@ typedef struct {
     sp_pass pass;
     sp_heads heads;
     const sp_forest *forest;
-    float *grad;
+    float *grad; /* [num_virtual, d], or NULL */
 } call;
 
 static sp_keep
@@ -135,14 +135,14 @@ run(call *c, sp_arena *arena, const sp_options *options, entered *stack, sp_erro
 
 static sp_status
 prepare(call *c, const sp_context *context, const sp_forest *forest, int32_t num_entries,
-        const int32_t *rows, const sp_losses *losses, int want_grad, const sp_options *options,
-        sp_error *error)
+        const int32_t *rows, const sp_losses *losses, int want_grad, float *prefix_grad,
+        const sp_options *options, sp_error *error)
 {
     memset(c, 0, sizeof *c);
     SP_TRY(sp_options_check(options, error));
     SP_TRY(sp_forest_check(context->model, forest, error));
     SP_TRY(sp_schedule_build(&c->schedule, context->model, forest, num_entries, rows, losses,
-                             want_grad, options->pack_rows, error));
+                             want_grad, prefix_grad, options->pack_rows, error));
     c->forest = forest;
     c->extent.want_grad = want_grad;
     for (int32_t p = 0; p < c->schedule.num_packs; p++) {
@@ -247,25 +247,46 @@ sp_loss_workspace(sp_context *context, const sp_forest *forest, const sp_losses 
     call c;
     SP_TRY(check_losses(context->model, losses, error));
     SP_TRY(prepare(&c, context, forest, losses->num_entries, losses->rows, losses, want_grad,
-                   options, error));
+                   NULL, options, error));
     *bytes = measure(&c, options->num_threads);
     sp_schedule_free(&c.schedule);
     return SP_OK;
 }
 
+/* There is a place for every part of the gradient. */
+static sp_status
+check_gradient(const sp_forest *forest, const sp_gradient *grad, sp_error *error)
+{
+    if (grad != NULL
+        && ((forest->num_virtual > 0 && grad->prompt == NULL)
+            || (forest->num_prefixes > 0 && grad->prefix == NULL))) {
+        return sp_fail(error, SP_INVALID, "no place for the gradient of %d virtual tokens or of %d "
+                       "prefixes", forest->num_virtual, forest->num_prefixes);
+    }
+    return SP_OK;
+}
+
 sp_status
 sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
-        const sp_options *options, double *log_probs, float *grad, sp_error *error)
+        const sp_options *options, double *log_probs, const sp_gradient *grad, sp_error *error)
 {
     call c;
+    const sp_spec *spec = &context->model->spec;
     SP_TRY(check_losses(context->model, losses, error));
+    SP_TRY(check_gradient(forest, grad, error));
     SP_TRY(prepare(&c, context, forest, losses->num_entries, losses->rows, losses, grad != NULL,
-                   options, error));
+                   grad == NULL ? NULL : grad->prefix, options, error));
     c.heads.log_probs = log_probs;
-    c.grad = grad;
-    if (grad != NULL) {
-        memset(grad, 0, (size_t)forest->num_virtual * (size_t)context->model->spec.hidden_size
-                            * sizeof *grad);
+    if (grad != NULL && forest->num_virtual > 0) {
+        c.grad = grad->prompt;
+        memset(c.grad, 0,
+               (size_t)forest->num_virtual * (size_t)spec->hidden_size * sizeof *c.grad);
+    }
+    if (grad != NULL && forest->num_prefixes > 0) {
+        size_t rows = (size_t)sp_forest_prefix_rows(forest);
+        memset(grad->prefix, 0,
+               (size_t)spec->num_layers * 2 * rows * (size_t)context->model->kv_width
+                   * sizeof *grad->prefix);
     }
     sp_status status = execute(&c, context, options, error);
     sp_schedule_free(&c.schedule);
@@ -279,7 +300,7 @@ prepare_logits(call *c, const sp_context *context, const sp_forest *forest, int3
     if (num_rows < 0) {
         return sp_fail(error, SP_INVALID, "num_rows = %d: expected 0 or more", num_rows);
     }
-    SP_TRY(prepare(c, context, forest, num_rows, rows, NULL, 0, options, error));
+    SP_TRY(prepare(c, context, forest, num_rows, rows, NULL, 0, NULL, options, error));
     if (c->schedule.num_head_rows != num_rows) {
         sp_schedule_free(&c->schedule);
         return sp_fail(error, SP_INVALID, "rows: expected rising rows, a row stands twice");

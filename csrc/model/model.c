@@ -133,6 +133,18 @@ sp_model_vocab_size(const sp_model *model)
 }
 
 int32_t
+sp_model_num_layers(const sp_model *model)
+{
+    return model->spec.num_layers;
+}
+
+int32_t
+sp_model_kv_width(const sp_model *model)
+{
+    return model->kv_width;
+}
+
+int32_t
 sp_model_num_frequencies(const sp_model *model)
 {
     return model->spec.positions == SP_POSITIONS_ROTARY

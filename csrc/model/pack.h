@@ -9,10 +9,11 @@ typedef struct {
     int32_t parent; /* a segment, or -1 */
     int32_t base;   /* rows before it on its path: the position of its first row */
     int32_t length; /* rows that it has */
-    int32_t has_virtual;
-    int32_t needs_grad; /* it or an ancestor holds virtual tokens */
+    int32_t has_virtual; /* the gradient of its own keys and values is wanted in every layer */
+    int32_t needs_grad;  /* it or an ancestor holds virtual tokens or is a prefix */
     const float *frequencies; /* [num_ropes, rotary_dim / 2] of its tree; NULL: the model's */
-    /* Keys and values of layer l start at k + l * stride, v + l * stride; row stride kv_width. */
+    /* Keys and values of layer l start at k + l * stride, v + l * stride; row stride kv_width.
+     * Those of a prefix are read only. */
     float *k, *v;
     size_t stride;
     /* Their gradients, likewise (stride 0: one layer at a time); NULL: not wanted. */

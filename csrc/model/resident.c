@@ -175,6 +175,31 @@ sp_segment_copy(sp_context *context, int32_t source, int32_t target, int32_t num
 }
 
 sp_status
+sp_segment_fill(sp_context *context, int32_t segment, int32_t num_rows, const float *prefix,
+                sp_error *error)
+{
+    SP_TRY(find(context, segment, "segment", error));
+    sp_segment *stored = &context->segments[segment];
+    int32_t capacity = context->residents[segment].capacity;
+    if (stored->parent != -1 || stored->length > 0) {
+        return sp_fail(error, SP_INVALID, "segment %d has rows or a parent, expected neither",
+                       segment);
+    }
+    if (num_rows < 1 || num_rows > capacity) {
+        return sp_fail(error, SP_INVALID, "num_rows = %d: expected 1 to %d, what segment %d holds",
+                       num_rows, capacity, segment);
+    }
+    size_t floats = (size_t)num_rows * (size_t)context->model->kv_width;
+    for (size_t l = 0; l < (size_t)context->model->spec.num_layers; l++) {
+        const float *keys = prefix + 2 * l * floats;
+        memcpy(stored->k + l * stored->stride, keys, floats * sizeof *keys);
+        memcpy(stored->v + l * stored->stride, keys + floats, floats * sizeof *keys);
+    }
+    stored->length = num_rows;
+    return SP_OK;
+}
+
+sp_status
 sp_segment_key_values(const sp_context *context, int32_t segment, sp_key_values *key_values,
                       sp_error *error)
 {

@@ -50,6 +50,38 @@ check_frequencies(const sp_model *model, const sp_forest *forest, sp_error *erro
     return SP_OK;
 }
 
+/* A segment without rows of its own. */
+static int
+is_prefix(const sp_forest *forest, int32_t segment)
+{
+    return forest->starts[segment + 1] == forest->starts[segment];
+}
+
+int32_t
+sp_forest_prefix_rows(const sp_forest *forest)
+{
+    return forest->num_prefixes > 0 ? forest->prefix_starts[forest->num_prefixes] : 0;
+}
+
+static sp_status
+check_prefixes(const sp_forest *forest, sp_error *error)
+{
+    const int32_t *starts = forest->prefix_starts;
+    if (forest->num_prefixes == 0) {
+        return SP_OK;
+    }
+    if (forest->prefix == NULL || starts == NULL || starts[0] != 0) {
+        return sp_fail(error, SP_INVALID, "%d prefixes without keys and values, or whose rows do "
+                       "not start at 0", forest->num_prefixes);
+    }
+    for (int32_t p = 0; p < forest->num_prefixes; p++) {
+        if (starts[p + 1] <= starts[p]) {
+            return sp_fail(error, SP_INVALID, "prefix %d has no rows", p);
+        }
+    }
+    return SP_OK;
+}
+
 sp_status
 sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
 {
@@ -60,10 +92,18 @@ sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
     if (forest->starts[0] != 0) {
         return sp_fail(error, SP_INVALID, "starts[0] = %d: expected 0", forest->starts[0]);
     }
+    int32_t num_prefixes = 0;
     for (int32_t s = 0; s < forest->num_segments; s++) {
         int32_t parent = forest->parents[s];
-        if (forest->starts[s + 1] <= forest->starts[s]) {
-            return sp_fail(error, SP_INVALID, "segment %d has no rows", s);
+        if (forest->starts[s + 1] < forest->starts[s]) {
+            return sp_fail(error, SP_INVALID, "segment %d has less than no rows", s);
+        }
+        if (is_prefix(forest, s)) {
+            if (parent != -1 || num_prefixes == forest->num_prefixes) {
+                return sp_fail(error, SP_INVALID, "segment %d has no rows, and is none of %d "
+                               "prefixes or has a parent", s, forest->num_prefixes);
+            }
+            num_prefixes++;
         }
         if (parent < -1 || parent >= s) {
             return sp_fail(error, SP_INVALID, "segment %d: parent %d is not an earlier segment", s,
@@ -79,20 +119,39 @@ sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
                            s, parent);
         }
     }
+    if (num_prefixes != forest->num_prefixes) {
+        return sp_fail(error, SP_INVALID, "%d prefixes, but %d segments without rows",
+                       forest->num_prefixes, num_prefixes);
+    }
+    SP_TRY(check_prefixes(forest, error));
     SP_TRY(check_frequencies(model, forest, error));
     return sp_symbols_check(model, forest->symbols, forest->starts[forest->num_segments],
                             forest->num_virtual, forest->prompt, error);
 }
 
 static sp_status
-make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
+make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, float *grad,
               sp_error *error)
 {
+    size_t width = (size_t)model->kv_width, prefix_rows = (size_t)sp_forest_prefix_rows(forest);
+    int32_t next_prefix = 0;
     for (int32_t s = 0; s < forest->num_segments; s++) {
         sp_segment *segment = &schedule->segments[s];
         int32_t parent = forest->parents[s];
         *segment = (sp_segment){.parent = parent,
                                 .length = forest->starts[s + 1] - forest->starts[s]};
+        if (is_prefix(forest, s)) {
+            const int32_t *rows = &forest->prefix_starts[next_prefix++];
+            segment->length = rows[1] - rows[0];
+            segment->has_virtual = 1;
+            segment->stride = segment->dstride = 2 * prefix_rows * width;
+            segment->k = (float *)forest->prefix + (size_t)rows[0] * width;
+            segment->v = segment->k + prefix_rows * width;
+            if (grad != NULL) {
+                segment->dk = grad + (size_t)rows[0] * width;
+                segment->dv = segment->dk + prefix_rows * width;
+            }
+        }
         for (int32_t r = forest->starts[s]; r < forest->starts[s + 1]; r++) {
             segment->has_virtual |= forest->symbols[r] < 0;
         }
@@ -250,16 +309,22 @@ close_workbench(workbench *w)
     sp_free(w->whole);
 }
 
-/* Adds a pack of the segments begin .. end - 1, and the operation on it. */
+/* Adds a pack of the segments begin .. end - 1, and the operation on it; nothing for prefixes, which
+ * are not computed. */
 static sp_status
 add_pack(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
          int32_t begin, int32_t end, sp_op_kind kind, sp_error *error)
 {
-    int32_t first_row = forest->starts[begin];
+    int32_t first_row = forest->starts[begin], num_parts = 0;
     for (int32_t s = begin; s < end; s++) {
-        w->parts[s - begin] = (sp_part){.segment = s,
-                                        .row = forest->starts[s] - first_row,
-                                        .count = schedule->segments[s].length};
+        if (!is_prefix(forest, s)) {
+            w->parts[num_parts++] = (sp_part){.segment = s,
+                                              .row = forest->starts[s] - first_row,
+                                              .count = schedule->segments[s].length};
+        }
+    }
+    if (num_parts == 0) {
+        return SP_OK;
     }
     int32_t first_head = head_at(schedule, first_row);
     int32_t num_heads = head_at(schedule, forest->starts[end]) - first_head;
@@ -267,7 +332,7 @@ add_pack(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, 
         w->heads[h] = schedule->head_rows[first_head + h] - first_row;
     }
     int32_t pack = schedule->num_packs;
-    SP_TRY(sp_pack_build(&schedule->packs[pack], &model->spec, schedule->segments, end - begin,
+    SP_TRY(sp_pack_build(&schedule->packs[pack], &model->spec, schedule->segments, num_parts,
                          w->parts, forest->symbols + first_row, num_heads, w->heads, w->span_of,
                          error));
     schedule->first_head[pack] = first_head;
@@ -283,12 +348,14 @@ cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workb
     int32_t num = forest->num_segments, depth = 0;
     for (int32_t s = num - 1; s >= 0; s--) {
         w->span_of[s] = -1;
-        w->subtree_rows[s] = schedule->segments[s].length;
+        w->subtree_rows[s] = forest->starts[s + 1] - forest->starts[s];
         w->subtree_end[s] = s + 1;
     }
-    for (int32_t s = num - 1; s >= 0; s--) { /* children stand behind their parents */
+    /* Children stand behind their parents. What stands under a prefix is cut as trees of their own,
+     * unless it has to stay together: a prefix is there for every pack. */
+    for (int32_t s = num - 1; s >= 0; s--) {
         int32_t parent = forest->parents[s];
-        if (parent >= 0) {
+        if (parent >= 0 && (!is_prefix(forest, parent) || w->whole[parent])) {
             w->subtree_rows[parent] += w->subtree_rows[s];
             w->subtree_end[parent] = sp_max32(w->subtree_end[parent], w->subtree_end[s]);
         }
@@ -330,7 +397,7 @@ cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workb
 sp_status
 sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
                   int32_t num_entries, const int32_t *rows, const sp_losses *losses, int want_grad,
-                  int32_t pack_rows, sp_error *error)
+                  float *prefix_grad, int32_t pack_rows, sp_error *error)
 {
     memset(schedule, 0, sizeof *schedule);
     size_t num = (size_t)forest->num_segments;
@@ -353,7 +420,7 @@ sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest 
                          forest->num_segments);
     }
     if (status == SP_OK) {
-        status = make_segments(schedule, model, forest, error);
+        status = make_segments(schedule, model, forest, prefix_grad, error);
     }
     if (status == SP_OK) {
         status = find_head_rows(schedule, num_entries, rows, forest->starts[num], error);

@@ -29,14 +29,18 @@ typedef struct {
 } sp_schedule;
 
 /* rows [num_entries], not falling: rows with entries (or wanted logits). Ranking groups of
- * `losses` (may be NULL) stay in one pack if want_grad. */
+ * `losses` (may be NULL) stay in one pack if want_grad. Prefixes add their gradients to prefix_grad
+ * (borrowed, as the forest's prefix), or NULL: not wanted, or not yet. */
 sp_status sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
                             int32_t num_entries, const int32_t *rows, const sp_losses *losses,
-                            int want_grad, int32_t pack_rows, sp_error *error);
+                            int want_grad, float *prefix_grad, int32_t pack_rows,
+                            sp_error *error);
 void sp_schedule_free(sp_schedule *schedule);
 
 /* Every index and length of the forest is in its range, and paths fit into the context. */
 sp_status sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error);
+/* Rows of a checked forest's prefixes. */
+int32_t sp_forest_prefix_rows(const sp_forest *forest);
 /* The symbols are token ids of the model or rows of the prompt. */
 sp_status sp_symbols_check(const sp_model *model, const int32_t *symbols, int32_t num_rows,
                            int32_t num_virtual, const float *prompt, sp_error *error);

@@ -96,10 +96,64 @@ take_frequencies(PyObject *object, const sp_model *model)
     return sp_py_sized(object, NPY_FLOAT32, 2, "frequencies", 1, sp_model_num_frequencies(model));
 }
 
+/* Keys and values [num_layers, 2, rows, kv_width]; their rows, or -1 and an exception. */
+static int32_t
+take_key_values(PyObject *object, const sp_model *model, const float **data)
+{
+    const npy_intp shape[4] = {sp_model_num_layers(model), 2, -1, sp_model_kv_width(model)};
+    PyArrayObject *array = sp_py_array(object, NPY_FLOAT32, 4, "prefix");
+    for (int axis = 0; axis < 4 && array != NULL; axis++) {
+        if (shape[axis] >= 0) {
+            array = sp_py_sized(object, NPY_FLOAT32, 4, "prefix", axis, shape[axis]);
+        }
+    }
+    if (array == NULL) {
+        return -1;
+    }
+    *data = PyArray_DATA(array);
+    return sp_py_length(array, 2, "prefix");
+}
+
+/* prefix = None, or ([num_layers, 2, rows, kv_width] float32, starts int32 of the prefixes' rows and
+ * of their end) */
+static int
+take_prefix(PyObject *object, const sp_model *model, sp_forest *forest)
+{
+    PyObject *array_object, *starts_object;
+    if (object == Py_None) {
+        return 1;
+    }
+    if (!PyTuple_Check(object)) {
+        PyErr_Format(PyExc_TypeError, "prefix: expected None or a tuple, got %.100s",
+                     Py_TYPE(object)->tp_name);
+        return 0;
+    }
+    if (!PyArg_ParseTuple(object, "OO:prefix", &array_object, &starts_object)) {
+        return 0;
+    }
+    int32_t rows = take_key_values(array_object, model, &forest->prefix);
+    PyArrayObject *starts =
+        rows < 0 ? NULL : sp_py_array(starts_object, NPY_INT32, 1, "prefix_starts");
+    int32_t num_starts = starts == NULL ? -1 : sp_py_length(starts, 0, "prefix_starts");
+    if (num_starts < 0) {
+        return 0;
+    }
+    const int32_t *data = PyArray_DATA(starts);
+    if (num_starts < 2 || data[num_starts - 1] != rows) {
+        PyErr_Format(PyExc_ValueError, "prefix_starts: expected two numbers or more, the last of "
+                     "them %d, the rows of the prefixes", rows);
+        return 0;
+    }
+    forest->num_prefixes = num_starts - 1;
+    forest->prefix_starts = data;
+    return 1;
+}
+
 /* forest = (parents, starts, symbols) int32, or with frequencies [sets, numbers] float32 and the
  * set of each segment [num_segments] int32 */
 static int
-take_forest(PyObject *tuple, PyObject *prompt, const sp_model *model, sp_forest *forest)
+take_forest(PyObject *tuple, PyObject *prompt, PyObject *prefix, const sp_model *model,
+            sp_forest *forest)
 {
     PyObject *parents, *starts, *symbols, *frequencies = NULL, *frequency_of = NULL;
     memset(forest, 0, sizeof *forest);
@@ -138,7 +192,8 @@ take_forest(PyObject *tuple, PyObject *prompt, const sp_model *model, sp_forest 
         forest->frequencies = PyArray_DATA(f);
         forest->frequency_of = PyArray_DATA(of);
     }
-    return take_prompt(prompt, &forest->prompt, &forest->num_virtual);
+    return take_prompt(prompt, &forest->prompt, &forest->num_virtual)
+           && take_prefix(prefix, model, forest);
 }
 
 /* losses = (rows, targets, weights, cut, cut_tokens) or, to rank, (..., choices, choice_groups,
@@ -219,58 +274,69 @@ check_width(PyObject *prompt, int32_t hidden_size)
 static PyObject *
 context_loss(py_context *self, PyObject *args)
 {
-    PyObject *forest_tuple, *prompt, *losses_tuple;
+    PyObject *forest_tuple, *prompt, *prefix, *losses_tuple;
     int want_grad, threads;
     int pack_rows;
-    if (!PyArg_ParseTuple(args, "O!OO!pii:loss", &PyTuple_Type, &forest_tuple, &prompt,
+    if (!PyArg_ParseTuple(args, "O!OOO!pii:loss", &PyTuple_Type, &forest_tuple, &prompt, &prefix,
                           &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
         return NULL;
     }
     int32_t width = sp_model_hidden_size(model_of(self)->model);
     sp_forest forest;
     sp_losses losses;
-    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
+    if (!take_forest(forest_tuple, prompt, prefix, model_of(self)->model, &forest)
         || !check_width(prompt, width)
         || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
     npy_intp entries = losses.num_entries, shape[2] = {forest.num_virtual, width};
+    int of_prefix = want_grad && forest.num_prefixes > 0;
     PyObject *log_probs = PyArray_SimpleNew(1, &entries, NPY_FLOAT64);
     PyObject *grad = want_grad ? PyArray_SimpleNew(2, shape, NPY_FLOAT32) : Py_NewRef(Py_None);
-    if (log_probs == NULL || grad == NULL) {
+    PyObject *prefix_grad =
+        of_prefix ? PyArray_SimpleNew(
+                        4, PyArray_DIMS((PyArrayObject *)PyTuple_GET_ITEM(prefix, 0)), NPY_FLOAT32)
+                  : Py_NewRef(Py_None);
+    if (log_probs == NULL || grad == NULL || prefix_grad == NULL) {
         Py_XDECREF(log_probs);
         Py_XDECREF(grad);
+        Py_XDECREF(prefix_grad);
         return NULL;
     }
     double *log_probs_data = PyArray_DATA((PyArrayObject *)log_probs);
-    float *grad_data = want_grad ? PyArray_DATA((PyArrayObject *)grad) : NULL;
+    const sp_gradient gradient = {
+        .prompt = want_grad ? PyArray_DATA((PyArrayObject *)grad) : NULL,
+        .prefix = of_prefix ? PyArray_DATA((PyArrayObject *)prefix_grad) : NULL,
+    };
     sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
     sp_error error;
     signal_watch watch;
     enter_engine(self, &watch, &options);
     sp_status status =
-        sp_loss(self->context, &forest, &losses, &options, log_probs_data, grad_data, &error);
+        sp_loss(self->context, &forest, &losses, &options, log_probs_data,
+                want_grad ? &gradient : NULL, &error);
     leave_engine(self, &watch);
     if (status != SP_OK || PyErr_Occurred()) {
         Py_DECREF(log_probs);
         Py_DECREF(grad);
+        Py_DECREF(prefix_grad);
         return sp_py_raise(&error);
     }
-    return Py_BuildValue("NN", log_probs, grad);
+    return Py_BuildValue("NNN", log_probs, grad, prefix_grad);
 }
 
 static PyObject *
 context_workspace(py_context *self, PyObject *args)
 {
-    PyObject *forest_tuple, *prompt, *losses_tuple;
+    PyObject *forest_tuple, *prompt, *prefix, *losses_tuple;
     int want_grad, threads, pack_rows;
-    if (!PyArg_ParseTuple(args, "O!OO!pii:loss_workspace", &PyTuple_Type, &forest_tuple, &prompt,
-                          &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
+    if (!PyArg_ParseTuple(args, "O!OOO!pii:loss_workspace", &PyTuple_Type, &forest_tuple, &prompt,
+                          &prefix, &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
         return NULL;
     }
     sp_forest forest;
     sp_losses losses;
-    if (!take_forest(forest_tuple, prompt, model_of(self)->model, &forest)
+    if (!take_forest(forest_tuple, prompt, prefix, model_of(self)->model, &forest)
         || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
@@ -310,13 +376,13 @@ typedef struct {
     sp_options options;
 } logits_call;
 
-/* args = (forest, prompt, rows, num_threads, pack_rows) */
+/* args = (forest, prompt, prefix, rows, num_threads, pack_rows) */
 static int
 take_logits_call(py_context *self, PyObject *args, logits_call *call)
 {
-    PyObject *forest, *prompt, *rows_object;
+    PyObject *forest, *prompt, *prefix, *rows_object;
     memset(call, 0, sizeof *call);
-    if (!PyArg_ParseTuple(args, "O!OOii", &PyTuple_Type, &forest, &prompt, &rows_object,
+    if (!PyArg_ParseTuple(args, "O!OOOii", &PyTuple_Type, &forest, &prompt, &prefix, &rows_object,
                           &call->options.num_threads, &call->options.pack_rows)) {
         return 0;
     }
@@ -325,7 +391,7 @@ take_logits_call(py_context *self, PyObject *args, logits_call *call)
         return 0;
     }
     call->rows = PyArray_DATA(rows);
-    return take_forest(forest, prompt, model_of(self)->model, &call->forest)
+    return take_forest(forest, prompt, prefix, model_of(self)->model, &call->forest)
            && check_width(prompt, sp_model_hidden_size(model_of(self)->model));
 }
 
@@ -390,6 +456,26 @@ context_segment_create(py_context *self, PyObject *args)
                                          &segment, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
+}
+
+static PyObject *
+context_segment_fill(py_context *self, PyObject *args)
+{
+    int segment;
+    PyObject *object;
+    if (!PyArg_ParseTuple(args, "iO:segment_fill", &segment, &object)) {
+        return NULL;
+    }
+    const float *prefix;
+    int32_t rows = take_key_values(object, model_of(self)->model, &prefix);
+    if (rows < 0) {
+        return NULL;
+    }
+    sp_error error;
+    lock_context(self);
+    sp_status status = sp_segment_fill(self->context, segment, rows, prefix, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? Py_NewRef(Py_None) : sp_py_raise(&error);
 }
 
 static PyObject *
@@ -580,16 +666,18 @@ context_dealloc(py_context *self)
 
 static PyMethodDef context_methods[] = {
     {"loss", (PyCFunction)context_loss, METH_VARARGS,
-     "loss($self, forest, prompt, losses, want_grad, num_threads, pack_rows, /)\n--\n\n"
-     "Log-probabilities [num_entries] float64 and gradient [num_virtual, d] float32 or None."},
+     "loss($self, forest, prompt, prefix, losses, want_grad, num_threads, pack_rows, /)\n--\n\n"
+     "Log-probabilities [num_entries] float64; gradient [num_virtual, d] float32 or None;\n"
+     "gradient of the prefixes' keys and values, float32 of their shape, or None."},
     {"loss_workspace", (PyCFunction)context_workspace, METH_VARARGS,
-     "loss_workspace($self, forest, prompt, losses, want_grad, num_threads, pack_rows, /)\n--\n\n"
+     "loss_workspace($self, forest, prompt, prefix, losses, want_grad, num_threads, pack_rows,"
+     " /)\n--\n\n"
      "Bytes of workspace that the same call of loss takes."},
     {"logits", (PyCFunction)context_logits, METH_VARARGS,
-     "logits($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
+     "logits($self, forest, prompt, prefix, rows, num_threads, pack_rows, /)\n--\n\n"
      "Logits [len(rows), vocab_size] float32 after each of the rising rows."},
     {"logits_workspace", (PyCFunction)context_logits_workspace, METH_VARARGS,
-     "logits_workspace($self, forest, prompt, rows, num_threads, pack_rows, /)\n--\n\n"
+     "logits_workspace($self, forest, prompt, prefix, rows, num_threads, pack_rows, /)\n--\n\n"
      "Bytes of workspace that the same call of logits takes."},
     {"segment_create", (PyCFunction)context_segment_create, METH_VARARGS,
      "segment_create($self, parent, capacity, frequencies=None, /)\n--\n\n"
@@ -600,6 +688,10 @@ static PyMethodDef context_methods[] = {
     {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
      "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
      "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},
+    {"segment_fill", (PyCFunction)context_segment_fill, METH_VARARGS,
+     "segment_fill($self, segment, prefix, /)\n--\n\n"
+     "Gives an empty segment without a parent keys and values, float32\n"
+     "[num_layers, 2, num_rows, kv_width]."},
     {"segment_key_values", (PyCFunction)context_segment_key_values, METH_VARARGS,
      "segment_key_values($self, segment, /)\n--\n\n"
      "Keys (rotated) and values of a resident segment's rows, each float32\n"

@@ -28,21 +28,26 @@ def convert(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a prompt as another system reads it."""
+    """Write a prompt or a prefix as another system reads it."""
+    from softprompt.prompt import Prefix
     from softprompt.prompt.export import OF_A_MODEL, TARGETS
 
     if to not in TARGETS:
         raise typer.BadParameter(f"{to!r}: expected one of {', '.join(TARGETS)}", param_hint="--to")
     prompt = load_prompt(source)
-    language_model = model_for(model, [prompt], threads) if to in OF_A_MODEL else None
-    written = prompt.export(target, to, model=language_model)
+    is_prefix = isinstance(prompt, Prefix)
+    if is_prefix:
+        written = prompt.export(target, to)
+    else:
+        language_model = model_for(model, [prompt], threads) if to in OF_A_MODEL else None
+        written = prompt.export(target, to, model=language_model)
     files = file_sizes(written)
     result = {
         "source": str(source),
         "target": str(written),
         "to": to,
         "num_virtual_tokens": prompt.num_virtual_tokens,
-        "hidden_size": prompt.hidden_size,
+        "hidden_size": None if is_prefix else prompt.hidden_size,
         "files": files,
     }
     text = f"{written}: " + ", ".join(f"{name} ({size} bytes)" for name, size in files.items())

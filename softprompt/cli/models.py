@@ -19,10 +19,10 @@ def load(name: str, threads: int | None = None) -> Any:
 
 
 def load_prompt(folder: Path) -> Any:
-    """Return the prompt saved in a file or folder."""
-    from softprompt.prompt import SoftPrompt
+    """Return the prompt or prefix saved in a file or folder."""
+    from softprompt.prompt import load_prompt as load_saved
 
-    return SoftPrompt.load(folder)
+    return load_saved(folder)
 
 
 def model_for(name: str | None, prompts: list[Any], threads: int | None = None) -> Any:

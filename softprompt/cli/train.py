@@ -41,6 +41,10 @@ def train(
     labels: LabelTexts = None,
     label_field: LabelField = "label",
     target_field: TargetField = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="prompt (rows before the text) or prefix (keys and values)."),
+    ] = None,
     num_virtual_tokens: Annotated[int | None, typer.Option(help="Rows of the prompt.")] = None,
     init: Annotated[
         str | None,
@@ -72,7 +76,7 @@ def train(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Train a soft prompt and save it as a PEFT adapter folder."""
+    """Train a soft prompt or a prefix and save it as a PEFT adapter folder."""
     if resume and checkpoint_dir is None:
         raise typer.BadParameter("needs --checkpoint-dir", param_hint="--resume")
     template = template.replace("\\n", "\n")
@@ -85,6 +89,7 @@ def train(
         validation_y = column(validation_rows, target_field or label_field, validation)
         held_out = (validation_rows, validation_y if target_field else as_classes(validation_y, y))
     parameters: dict[str, Any] = {
+        "method": method,
         "num_virtual_tokens": num_virtual_tokens,
         "init": None if init is None else parse_start(init),
         "learning_rate": learning_rate,

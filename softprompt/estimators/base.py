@@ -19,10 +19,12 @@ from softprompt.estimators.rows import collect_rows
 from softprompt.estimators.splits import split_validation
 from softprompt.estimators.template import Template
 from softprompt.optim.validation import check_count, check_number
-from softprompt.prompt import SoftPrompt
+from softprompt.prompt import Prefix, SoftPrompt
+from softprompt.prompt import load_prompt as load_saved
 from softprompt.prompt.mismatch import model_facts
 from softprompt.tokenizer import ChatFrame, ChatTemplate
-from softprompt.tuner import TuneResult, make_start, preset, tune
+from softprompt.tuner import TuneResult, preset, tune
+from softprompt.tuner.methods import METHODS, Method, make_method
 from softprompt.tuner.objectives import Objective, Validation
 from softprompt.tuner.optimizers import make_optimizer
 from softprompt.tuner.progress import bar_over
@@ -86,12 +88,14 @@ class SoftPromptEstimator(BaseEstimator):
         raise NotImplementedError
 
     def _make_objective(
-        self, inputs: list[list[int]], rows: LabelledRows
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, list[list[int]] | None]:
         """Return the objective, and the label ids that a prompt may start from."""
         raise NotImplementedError
 
-    def _make_validation(self, inputs: list[list[int]], rows: LabelledRows) -> Validation:
+    def _make_validation(
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
+    ) -> Validation:
         raise NotImplementedError
 
     def _answer_length(self) -> int:
@@ -130,6 +134,7 @@ class SoftPromptEstimator(BaseEstimator):
         )
         self._check_choice("truncation", ("field", "error"))
         self._check_choice("prompt_position", ("start", "after_bos"))
+        self._check_choice("method", METHODS)
         self._check_choice("progress", (True, False, "auto"))
         self._check_choice("resume", (True, False))
         if self.checkpoint_dir is not None and not isinstance(self.random_state, (int, np.integer)):
@@ -190,12 +195,14 @@ class SoftPromptEstimator(BaseEstimator):
         inputs = self._encode(encoder, rows)
         validation_inputs = self._encode(encoder, validation) if validation is not None else []
         encoder.warn()
-        objective, labels = self._make_objective(inputs, rows)
-        check = None if validation is None else self._make_validation(validation_inputs, validation)
-        start = make_start(
+        self._method = method = make_method(self.method, self.model_, position=self.prompt_position)
+        objective, labels = self._make_objective(method, inputs, rows)
+        check = None
+        if validation is not None:
+            check = self._make_validation(method, validation_inputs, validation)
+        start = method.make_start(
             self.init,
             num_virtual_tokens=self.num_virtual_tokens,
-            model=self.model_,
             labels=labels,
             rng=np.random.default_rng(seeds.start),
         )
@@ -206,11 +213,12 @@ class SoftPromptEstimator(BaseEstimator):
             warmup_steps=self.warmup_steps,
             max_steps=self.max_steps,
             options=self.optimizer_options,
-            embeddings=self.model_.embeddings,
+            automatic_rate=lambda name: method.learning_rate(name, start),
         )
         settings = {
             **self._settings(),
             "model": self.model_.fingerprint,
+            "method": self.method,
             "prompt_position": self.prompt_position,
         }
         self._num_rows = (len(rows), 0 if validation is None else len(validation))
@@ -285,9 +293,8 @@ class SoftPromptEstimator(BaseEstimator):
             return
         self.n_iter_, self.best_iter_ = result.num_steps, result.step
         self.best_score_, self.history_ = result.score, result.history
-        self.prompt_ = SoftPrompt(
+        self.prompt_ = self._method.finished(
             result.prompt,
-            position=self.prompt_position,
             task=self._task(),
             training={
                 **environment(),
@@ -318,14 +325,17 @@ class SoftPromptEstimator(BaseEstimator):
     @classmethod
     def _restore(
         cls,
-        prompt: SoftPrompt,
+        prompt: SoftPrompt | Prefix,
         model: Any,
         task: dict[str, Any],
         parameters: dict[str, Any],
     ) -> Any:
         """Return a fitted estimator for a prompt, given what `_read_task` read from it."""
         known = {**task, "num_virtual_tokens": prompt.num_virtual_tokens}
-        known["prompt_position"] = prompt.position
+        if isinstance(prompt, Prefix):
+            known["method"] = "prefix"
+        else:
+            known["prompt_position"] = prompt.position
         chat = (prompt.task or {}).get("chat")
         frame = None
         if chat is not None and "chat_template" not in parameters:
@@ -345,7 +355,9 @@ class SoftPromptEstimator(BaseEstimator):
         return estimator
 
     @classmethod
-    def _read_task(cls, prompt: SoftPrompt, kind: str, names: Sequence[str]) -> dict[str, Any]:
+    def _read_task(
+        cls, prompt: SoftPrompt | Prefix, kind: str, names: Sequence[str]
+    ) -> dict[str, Any]:
         """Return some entries of what a prompt says that it is for."""
         task = prompt.task or {}
         if task.get("kind") != kind:
@@ -397,13 +409,14 @@ class SoftPromptEstimator(BaseEstimator):
     def _check_not_empty(
         self, encoded: Sequence[Sequence[int]], name: str, numbers: Sequence[int] | np.ndarray
     ) -> None:
-        if self.num_virtual_tokens:
+        if self.num_virtual_tokens and self.method == "prompt":
             return
+        before = "a prefix gives none" if self.num_virtual_tokens else "there is no prompt"
         for ids, number in zip(encoded, numbers, strict=True):
             if not len(ids):
                 raise ValueError(
-                    f"{name}[{number}] gives no tokens, and there is no prompt before it: nothing "
-                    "could predict the answer"
+                    f"{name}[{number}] gives no tokens, and {before} before it: nothing could "
+                    "predict the answer"
                 )
 
     def _encoded_chunks(self, X: Any) -> Any:
@@ -461,9 +474,9 @@ def chat_frame(model: Any, chat_template: bool | str | None) -> ChatFrame | None
     return ChatTemplate(chat_template, getattr(model.tokenizer, "named_tokens", {})).frame()
 
 
-def load_prompt(prompt: Any) -> SoftPrompt:
-    """Return a prompt as it is, or the one saved at a path."""
-    return prompt if isinstance(prompt, SoftPrompt) else SoftPrompt.load(prompt)
+def load_prompt(prompt: Any) -> SoftPrompt | Prefix:
+    """Return a prompt or prefix as it is, or the one saved at a path."""
+    return prompt if isinstance(prompt, (SoftPrompt, Prefix)) else load_saved(prompt)
 
 
 def _text_of(task: dict[str, Any], name: str) -> str:

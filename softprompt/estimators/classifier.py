@@ -22,6 +22,7 @@ from softprompt.estimators.labelled import (
 from softprompt.estimators.labels import Labels
 from softprompt.estimators.rows import check_same_length, collect_rows, collect_values
 from softprompt.tuner import defaults
+from softprompt.tuner.methods import Method
 from softprompt.tuner.objectives import (
     LabelsObjective,
     LabelsValidation,
@@ -53,10 +54,14 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         Class -> label text; or the label texts, which are then the classes; or None: the classes
         found in `y`, each with its name as text (after a blank, unless the template ends in one).
         Texts are encoded without special tokens and may have several tokens.
+    method : {"prompt", "prefix"}, default "prompt"
+        What is trained: rows before the text's embeddings (prompt tuning), or the keys and values
+        that stand before the text in every layer (prefix tuning).
     num_virtual_tokens : int, default 20
-        Rows of the prompt; 0 trains nothing.
-    init : str, TextStart, array, SoftPrompt or path, default "labels"
-        Where the prompt starts; see `softprompt.tuner.make_start`.
+        Rows of the prompt, or of a prefix in every layer; 0 trains nothing.
+    init : str, TextStart, array, SoftPrompt, Prefix or path, default "labels"
+        Where the prompt starts; see `softprompt.tuner.make_start`. A prefix starts as the keys and
+        values that such a prompt leaves in the model, or as another prefix.
     objective : {"tokens", "labels"}, default "tokens"
         What training lowers. ``"tokens"``: cross-entropy of the right label's tokens over the
         whole vocabulary, as PEFT trains. ``"labels"``: minus the log of the right label's share in
@@ -66,7 +71,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         Further arguments of `softprompt.optim.AdamW` or `softprompt.optim.Adafactor`.
     learning_rate : float or "auto", default "auto"
         Highest rate; ``"auto"`` is a fraction of the RMS of the model's embeddings
-        (`softprompt.tuner.defaults.LEARNING_RATE_OF_RMS`).
+        (`softprompt.tuner.defaults.LEARNING_RATE_OF_RMS`), or of the keys and values that a prefix
+        starts from (`PREFIX_LEARNING_RATE_OF_RMS`).
     schedule : {"linear", "cosine", "constant"}, default "linear"
         How the rate falls over `max_steps`.
     warmup_steps : int, default 0
@@ -104,7 +110,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         generation prompt; a str: as this template (Jinja) writes it. Needs jinja2
         (``softprompt[chat]``). A saved prompt keeps what stood around its texts.
     prompt_position : {"start", "after_bos"}, default "start"
-        Where the virtual tokens stand, if the model begins texts with a special token.
+        Where the virtual tokens stand, if the model begins texts with a special token. A prefix
+        stands at the start.
     checkpoint_dir : path or None, default None
         Folder of a checkpoint from which a stopped run goes on; needs an int as `random_state`.
     checkpoint_every : int, default 10
@@ -123,7 +130,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Sorted.
-    prompt_ : SoftPrompt or None
+    prompt_ : SoftPrompt, Prefix or None
         The best prompt by validation, ready to be saved; None with ``num_virtual_tokens=0``.
     demonstrations_ : str
         Text before every row; empty without `examples`.
@@ -142,7 +149,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
     References
     ----------
     Lester, Al-Rfou, Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning"
-    (arXiv:2104.08691), section 2.
+    (arXiv:2104.08691), section 2. Li, Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for
+    Generation" (arXiv:2101.00190).
     """
 
     def __init__(
@@ -151,6 +159,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         *,
         template: str = "{text}",
         labels: Any = None,
+        method: str = "prompt",
         num_virtual_tokens: int = defaults.NUM_VIRTUAL_TOKENS,
         init: Any = "labels",
         objective: str = defaults.OBJECTIVE,
@@ -183,6 +192,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self.model = model
         self.template = template
         self.labels = labels
+        self.method = method
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
         self.objective = objective
@@ -278,7 +288,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
 
         Parameters
         ----------
-        prompt : SoftPrompt or path
+        prompt : SoftPrompt, Prefix or path
         model : Model, str or path
             The model that the prompt was trained for; another one is warned of.
         **parameters
@@ -404,7 +414,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         return max(map(len, self._label_ids))
 
     def _make_objective(
-        self, inputs: list[list[int]], rows: LabelledRows
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, list[list[int]]]:
         if self.objective == "tokens":
             objective: Objective = TokensObjective(
@@ -412,25 +422,29 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
                 inputs,
                 rows.targets,
                 rows.sample_weight,
-                position=self.prompt_position,
+                method=method,
             )
         else:
-            objective = LabelsObjective(self.model_, *self._ranked(inputs, rows), **self._ranking())
+            objective = LabelsObjective(
+                self.model_, *self._ranked(inputs, rows), **self._ranking(method)
+            )
         return objective, self._label_ids
 
-    def _make_validation(self, inputs: list[list[int]], rows: LabelledRows) -> Validation:
+    def _make_validation(
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
+    ) -> Validation:
         return LabelsValidation(
             self.model_,
             *self._ranked(inputs, rows),
-            **self._ranking(),
+            **self._ranking(method),
             select=self.validation_metric,
         )
 
     def _ranked(self, inputs: list[list[int]], rows: LabelledRows) -> tuple[Any, ...]:
         return inputs, self._label_ids, rows.classes, rows.sample_weight
 
-    def _ranking(self) -> dict[str, Any]:
-        return {"position": self.prompt_position, "length_normalize": self.length_normalize}
+    def _ranking(self, method: Method) -> dict[str, Any]:
+        return {"method": method, "length_normalize": self.length_normalize}
 
     def _settings(self) -> dict[str, Any]:
         return {

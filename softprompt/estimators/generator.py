@@ -24,8 +24,9 @@ from softprompt.estimators.metrics import METRICS, Metric, check_metric, score_t
 from softprompt.estimators.rows import check_same_length, collect_rows, collect_texts
 from softprompt.model.beams import BeamOptions
 from softprompt.optim.validation import check_count
-from softprompt.prompt import SoftPrompt
+from softprompt.prompt import Prefix, SoftPrompt
 from softprompt.tuner import defaults
+from softprompt.tuner.methods import Method
 from softprompt.tuner.objectives import Objective, TokensObjective, TokensValidation, Validation
 
 KIND = "text-to-text"
@@ -45,10 +46,12 @@ class SoftPromptGenerator(SoftPromptEstimator):
         A loaded model, or what `softprompt.load_model` takes; it is loaded by `fit`.
     template : str, default "{text}"
         Text with fields in braces; ``{{`` and ``}}`` stand for braces.
+    method : {"prompt", "prefix"}, default "prompt"
+        As for `SoftPromptClassifier`.
     num_virtual_tokens : int, default 20
         Rows of the prompt; 0 trains nothing: the hand-written prompt.
-    init : str, TextStart, array, SoftPrompt or path, default "vocabulary"
-        Where the prompt starts; see `softprompt.tuner.make_start`.
+    init : str, TextStart, array, SoftPrompt, Prefix or path, default "vocabulary"
+        Where the prompt starts; as for `SoftPromptClassifier`.
     metric : {"exact_match", "rougeL"} or callable, default "exact_match"
         What `score` measures. A callable takes predictions and references and returns a float.
     validation_metric : {"loss", "metric"}, default "loss"
@@ -93,7 +96,8 @@ checkpoint_every, resume, record, progress, random_state
     References
     ----------
     Lester, Al-Rfou, Constant 2021, "The Power of Scale for Parameter-Efficient Prompt Tuning"
-    (arXiv:2104.08691), section 2.
+    (arXiv:2104.08691), section 2. Li, Liang 2021, "Prefix-Tuning: Optimizing Continuous Prompts for
+    Generation" (arXiv:2101.00190).
     """
 
     def __init__(
@@ -101,6 +105,7 @@ checkpoint_every, resume, record, progress, random_state
         model: Any,
         *,
         template: str = "{text}",
+        method: str = "prompt",
         num_virtual_tokens: int = defaults.NUM_VIRTUAL_TOKENS,
         init: Any = "vocabulary",
         metric: Metric = "exact_match",
@@ -134,6 +139,7 @@ checkpoint_every, resume, record, progress, random_state
     ) -> None:
         self.model = model
         self.template = template
+        self.method = method
         self.num_virtual_tokens = num_virtual_tokens
         self.init = init
         self.metric = metric
@@ -210,7 +216,7 @@ checkpoint_every, resume, record, progress, random_state
 
         Parameters
         ----------
-        prompt : SoftPrompt or path
+        prompt : SoftPrompt, Prefix or path
         model : Model, str or path
             The model that the prompt was trained for; another one is warned of.
         **parameters
@@ -339,13 +345,15 @@ checkpoint_every, resume, record, progress, random_state
         return encoded
 
     def _make_objective(
-        self, inputs: list[list[int]], rows: LabelledRows
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
     ) -> tuple[Objective, None]:
-        targets, weight, position = rows.targets, rows.sample_weight, self.prompt_position
-        return TokensObjective(self.model_, inputs, targets, weight, position=position), None
+        targets, weight = rows.targets, rows.sample_weight
+        return TokensObjective(self.model_, inputs, targets, weight, method=method), None
 
-    def _make_validation(self, inputs: list[list[int]], rows: LabelledRows) -> Validation:
-        def score(prompt: SoftPrompt) -> float:
+    def _make_validation(
+        self, method: Method, inputs: list[list[int]], rows: LabelledRows
+    ) -> Validation:
+        def score(prompt: SoftPrompt | Prefix) -> float:
             weight = None if callable(self.metric) else rows.sample_weight
             return score_texts(self.metric, self._generate(inputs, prompt), rows.answers, weight)
 
@@ -354,11 +362,11 @@ checkpoint_every, resume, record, progress, random_state
             inputs,
             rows.targets,
             rows.sample_weight,
-            position=self.prompt_position,
+            method=method,
             score=score if self.validation_metric == "metric" else None,
         )
 
-    def _generate(self, inputs: list[list[int]], prompt: SoftPrompt | None) -> list[str]:
+    def _generate(self, inputs: list[list[int]], prompt: SoftPrompt | Prefix | None) -> list[str]:
         return self.model_.generate(
             inputs,
             prompt,

@@ -30,6 +30,8 @@ class Forest:
     starts : ndarray of int32, shape (num_segments + 1,)
         Rows of segment ``s``: ``starts[s]`` to ``starts[s + 1]``.
     symbols : ndarray of int32, shape (num_rows,)
+    prefixes : tuple of int
+        Which prefix each segment without rows is, in the segments' order.
     rows : list of ndarray of int32
         For every sequence, the row of each of its symbols.
     classes : ndarray of int64, shape (num_segments,), or None
@@ -41,6 +43,7 @@ class Forest:
     symbols: np.ndarray
     rows: list[np.ndarray]
     classes: np.ndarray | None = None
+    prefixes: tuple[int, ...] = ()
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -70,7 +73,11 @@ def _group_depth(common: np.ndarray, depth: int, end: int) -> tuple[int, int]:
 
 
 def pack(
-    sequences: Sequence[np.ndarray], *, share: bool = True, classes: Sequence[int] | None = None
+    sequences: Sequence[np.ndarray],
+    *,
+    share: bool = True,
+    classes: Sequence[int] | None = None,
+    prefixes: Sequence[int] | None = None,
 ) -> Forest:
     """Pack sequences into a forest.
 
@@ -82,19 +89,30 @@ def pack(
         False: every sequence becomes a tree of its own.
     classes : sequence of int, optional
         A class for every sequence; those of different classes share no rows.
+    prefixes : sequence of int, optional
+        The prefix that stands before every sequence, or -1. Sequences with the same one stand under
+        one segment without rows, in every class.
 
     Returns
     -------
     Forest
     """
-    if classes is None:
+    if classes is None and prefixes is None:
         return _pack(sequences, share)
+    of_each = list(
+        zip(
+            classes if classes is not None else [0] * len(sequences),
+            prefixes if prefixes is not None else [-1] * len(sequences),
+            strict=True,
+        )
+    )
     parts = []
     members: list[int] = []
-    for number in sorted(set(classes)):
-        own = [i for i, one in enumerate(classes) if one == number]
+    for number, prefix in sorted(set(of_each)):
+        own = [i for i, one in enumerate(of_each) if one == (number, prefix)]
         members += own
-        parts.append((number, _pack([sequences[i] for i in own], share)))
+        part = _pack([sequences[i] for i in own], share)
+        parts.append((number, part if prefix < 0 else _under_prefix(part, prefix)))
     first_segment = np.cumsum([0] + [len(part.parents) for _, part in parts])
     first_row = np.cumsum([0] + [len(part.symbols) for _, part in parts])
     rows: list[np.ndarray] = [np.zeros(0, np.int32)] * len(sequences)
@@ -111,7 +129,21 @@ def pack(
         starts=np.concatenate([*starts, first_row[-1:]]).astype(np.int32),
         symbols=np.concatenate([part.symbols for _, part in parts]),
         rows=rows,
-        classes=np.concatenate([np.full(len(part.parents), number) for number, part in parts]),
+        classes=None
+        if classes is None
+        else np.concatenate([np.full(len(part.parents), number) for number, part in parts]),
+        prefixes=tuple(prefix for _, part in parts for prefix in part.prefixes),
+    )
+
+
+def _under_prefix(forest: Forest, prefix: int) -> Forest:
+    """Put a segment without rows above all trees."""
+    return Forest(
+        parents=np.concatenate([[-1], forest.parents + 1]).astype(np.int32),
+        starts=np.concatenate([[0], forest.starts]).astype(np.int32),
+        symbols=forest.symbols,
+        rows=forest.rows,
+        prefixes=(prefix,),
     )
 
 

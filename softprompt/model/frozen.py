@@ -170,7 +170,7 @@ class FrozenModel:
     def _table(self, prompts: Sequence[object]) -> PromptTable:
         return PromptTable(
             prompts,
-            hidden_size=self.spec.hidden_size,
+            spec=self.spec,
             bos_token_id=getattr(self.config, "bos_token_id", None),
         )
 
@@ -191,30 +191,49 @@ class FrozenModel:
             raise ValueError(f"{where}: the target has no tokens")
         symbols, _ = table.symbols(which, ids)
         if len(symbols) == 0:
+            before = "without a prompt" if table.prefix(which) < 0 else "after a prefix"
             raise ValueError(
-                f"{where}: an empty input without a prompt has no row that could predict the target"
+                f"{where}: an empty input {before} has no row that could predict the target"
             )
-        before = len(symbols) - 1
+        first = len(symbols) - 1
         symbols = np.concatenate([symbols, target[:-1]])
-        self._check_length(len(symbols), where)
-        return symbols, before
+        self._check_length(table.rows_before(which) + len(symbols), where)
+        return symbols, first
 
     def _packed(
-        self, sequences: list[np.ndarray], places: list[np.ndarray]
+        self,
+        sequences: list[np.ndarray],
+        places: list[np.ndarray],
+        table: PromptTable,
+        which: Sequence[int],
     ) -> tuple[Forest, np.ndarray]:
         """Forest of sequences that lack their last target, and its rows at their places, one
-        sequence after the other.
+        sequence after the other. Sequence `i` has the prompt ``which[i]``.
         """
-        forest = self._pack(sequences, [len(symbols) + 1 for symbols in sequences])
+        forest = self._pack(sequences, [len(symbols) + 1 for symbols in sequences], table, which)
         rows = [own[at] for own, at in zip(forest.rows, places, strict=True)]
         return forest, np.concatenate(rows)
 
-    def _pack(self, sequences: list[np.ndarray], lengths: list[int]) -> Forest:
-        """Forest of the beginnings of texts of these lengths: each gets the rotary frequencies of a
-        run of its own.
+    def _pack(
+        self,
+        sequences: list[np.ndarray],
+        lengths: list[int],
+        table: PromptTable,
+        which: Sequence[int],
+    ) -> Forest:
+        """Forest of the beginnings of texts of these lengths, prompts included but not prefixes:
+        each gets the rotary frequencies of a run of its own.
         """
-        classes = [length_class(self.spec, length) for length in lengths]
-        return pack(sequences, share=self._share, classes=classes if any(classes) else None)
+        classes = [
+            length_class(self.spec, table.rows_before(w) + length)
+            for w, length in zip(which, lengths, strict=True)
+        ]
+        return pack(
+            sequences,
+            share=self._share,
+            classes=classes if any(classes) else None,
+            prefixes=[table.prefix(w) for w in which] if table.prefixes else None,
+        )
 
     def _engine_forest(self, forest: Forest) -> tuple[np.ndarray, ...]:
         """A forest as the engine takes it."""

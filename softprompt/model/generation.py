@@ -83,7 +83,7 @@ def _run(
 
 def _num_rows(model: FrozenModel, table: PromptTable, text: Text, num_beams: int) -> int:
     """Rows of keys and values of a text and its beams, at most."""
-    length = len(table.symbols(text.which, text.ids)[0])
+    length = table.length(text.which, text.ids)
     if length_class(model.spec, length + text.limit):  # each beam may have a tree of its own
         return num_beams * (length + text.limit)
     return len(text.ids) + num_beams * text.limit
@@ -98,7 +98,7 @@ def _batches(
     # Logits twice: those of the last rows, and those that they came from.
     logits_bytes = num_beams * 8 * spec.vocab_size
     sizes = [_num_rows(model, table, text, num_beams) * row_bytes + logits_bytes for text in texts]
-    prompts = 0 if table.matrix is None else len(table.matrix) * row_bytes
+    prompts = table.num_rows * row_bytes
     spare = model._workers.spare_bytes
     # Half of what is left: the other half is for the rows that are computed together.
     room = CACHE_BYTES if spare is None else min(CACHE_BYTES, (spare - prompts) // 2)
@@ -199,7 +199,7 @@ def generate(
     ----------
     model : FrozenModel
     inputs : list of texts or id lists
-    prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+    prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
     max_new_tokens : int
         At most so many; fewer where the model's context ends.
     temperature, top_k, top_p, seed
@@ -252,9 +252,10 @@ def generate(
     seen: dict[tuple, int] = {}
     texts = []
     for i, (ids, w) in enumerate(zip(encoded, which, strict=True)):
-        length = len(table.symbols(w, ids)[0])
-        if length == 0:
-            raise ValueError(f"inputs[{i}]: an empty input without a prompt cannot be continued")
+        if len(table.symbols(w, ids)[0]) == 0:
+            before = "without a prompt" if table.prefix(w) < 0 else "after a prefix"
+            raise ValueError(f"inputs[{i}]: an empty input {before} cannot be continued")
+        length = table.length(w, ids)
         model._check_length(length, f"inputs[{i}]")
         limit = min(int(max_new_tokens), model.spec.max_positions - length)
         number = length_class(model.spec, length)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from softprompt.families.rope import split_half_order
 from softprompt.model.frozen import FrozenModel
+from softprompt.model.prefix_layout import from_engine
 from softprompt.model.sequences import PromptTable
 from softprompt.prompt import Prefix, SoftPrompt
 from softprompt.prompt.mismatch import model_facts
@@ -32,8 +32,12 @@ def compute_prefix(model: FrozenModel, prompt: object) -> Prefix:
     """
     if prompt is None:
         raise TypeError("prompt: expected an array or a SoftPrompt, got None")
+    if isinstance(prompt, Prefix):
+        raise TypeError(
+            "prompt: expected an array or a SoftPrompt, got a Prefix: it is one already"
+        )
     bos = model.config.bos_token_id
-    table = PromptTable([prompt], hidden_size=model.spec.hidden_size, bos_token_id=bos)
+    table = PromptTable([prompt], spec=model.spec, bos_token_id=bos)
     ids = np.zeros(0, np.int32)
     if isinstance(prompt, SoftPrompt) and prompt.position == "after_bos":
         if bos is None:
@@ -47,16 +51,12 @@ def compute_prefix(model: FrozenModel, prompt: object) -> Prefix:
             f"prompt: {len(symbols)} rows are longer than the model's context of "
             f"{model.spec.max_positions}"
         )
-    keys, values = _key_values(model, symbols.astype(np.int32), table.matrix)
-    spec = model.spec
-    shape = (spec.num_layers, len(symbols), spec.num_kv_heads, spec.head_dim)
-    keys = keys.reshape(shape)
-    if spec.rope_interleaved:  # a GGUF's order of channels, within each head
-        keys = keys[..., split_half_order(spec.head_dim, spec.rotary_dim)]
+    stored = _key_values(model, symbols.astype(np.int32), table.matrix)
+    keys, values = from_engine(*stored, model.spec)
     records = {}
     if isinstance(prompt, SoftPrompt):
         records = {"task": prompt.task, "training": prompt.training}
-    return Prefix(keys, values.reshape(shape), base_model=model_facts(model), **records)
+    return Prefix(keys, values, base_model=model_facts(model), **records)
 
 
 def _key_values(

@@ -40,18 +40,25 @@ def _logits(
     sequences, places = [], []
     for i, ids in enumerate(encoded):
         symbols, at = table.symbols(which[i], ids)
-        model._check_length(len(symbols), f"inputs[{first + i}]")
+        model._check_length(table.rows_before(which[i]) + len(symbols), f"inputs[{first + i}]")
         sequences.append(symbols)
         places.append(at)
     filled = [i for i, at in enumerate(places) if len(at)]
     if not filled:
         return [np.zeros((0, model.spec.vocab_size), np.float32) for _ in encoded]
     given = [sequences[i] for i in filled]
-    forest = model._pack(given, [len(symbols) for symbols in given])
+    forest = model._pack(
+        given, [len(symbols) for symbols in given], table, [which[i] for i in filled]
+    )
     wanted = [rows[places[i]] for i, rows in zip(filled, forest.rows, strict=True)]
     rows, back = np.unique(np.concatenate(wanted), return_inverse=True)
-    forest_arrays = model._engine_forest(forest)
-    arguments = (forest_arrays, table.matrix, rows.astype(np.int32), model.num_threads)
+    arguments = (
+        model._engine_forest(forest),
+        table.matrix,
+        table.engine_prefix(forest.prefixes),
+        rows.astype(np.int32),
+        model.num_threads,
+    )
     with model._workers.lend() as worker:
         context = worker.context
         pack_rows = model._workers.rows_within_limit(

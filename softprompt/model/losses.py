@@ -22,9 +22,9 @@ def loss(model: FrozenModel, prompt: object, examples: Sequence, *, want_grad: b
     if len(prompts) != len(lists):
         raise ValueError(f"{len(prompts)} prompts and {len(lists)} lists of examples")
     if want_grad and any(p is None for p in prompts):
-        raise TypeError("prompt: expected an array or a SoftPrompt, got None")
+        raise TypeError("prompt: expected an array, a SoftPrompt or a Prefix, got None")
     table = model._table(prompts)
-    sequences, places, targets, weights, owners = [], [], [], [], []
+    sequences, which, places, targets, weights, owners = [], [], [], [], [], []
     for p, batch in enumerate(lists):
         prefix = f"examples[{p}]" if several else "examples"
         if isinstance(batch, (str, bytes, dict)) or not hasattr(batch, "__len__"):
@@ -46,6 +46,7 @@ def loss(model: FrozenModel, prompt: object, examples: Sequence, *, want_grad: b
                 else check_weights(example[2], len(target), where=f"{where}: weights")
             )
             sequences.append(symbols)
+            which.append(p)
             places.append(before + np.arange(len(target)))
             targets.append(target)
         total = float(sum(w.sum() for w in own))
@@ -53,15 +54,15 @@ def loss(model: FrozenModel, prompt: object, examples: Sequence, *, want_grad: b
             raise ValueError(f"{prefix}: all weights are zero")
         weights += [w / total for w in own]
         owners += [np.full(len(w), p) for w in own]
-    forest, rows = model._packed(sequences, places)
+    forest, rows = model._packed(sequences, places, table, which)
     weight = np.concatenate(weights)
-    order, log_probs, grad = run_losses(
+    order, log_probs, grads = run_losses(
         model, forest, table, rows, np.concatenate(targets), weight, want_grad=want_grad
     )
     terms = -weight[order] * log_probs
     owner = np.concatenate(owners)[order]
     losses = [float(terms[owner == p].sum()) for p in range(len(prompts))]
-    results = [(loss, grad[table.rows(p)] if want_grad else None) for p, loss in enumerate(losses)]
+    results = list(zip(losses, grads, strict=True))
     return results if several else results[0]
 
 
@@ -84,7 +85,7 @@ def log_likelihood(
             symbols, before = model._sequence(table, which[i], *pairs[i], f"inputs[{i}]")
             sequences.append(symbols)
             places.append(before + np.arange(len(pairs[i][1])))
-        forest, rows = model._packed(sequences, places)
+        forest, rows = model._packed(sequences, places, table, [which[i] for i in part])
         owner = np.repeat(np.arange(len(part)), [len(at) for at in places])
         order, log_probs, _ = run_losses(
             model, forest, table, rows, np.concatenate([pairs[i][1] for i in part]),
@@ -105,8 +106,10 @@ def run_losses(
     want_grad: bool,
     cut: np.ndarray | None = None,
     ranking: tuple | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Give the engine loss entries in rows' order; returns that order with the results."""
+) -> tuple[np.ndarray, np.ndarray, list]:
+    """Give the engine loss entries in rows' order; returns that order with the results: the
+    log-probabilities, and the gradient of every prompt of the table (None where not wanted).
+    """
     order = np.argsort(rows, kind="stable")
     rows, targets = rows[order], targets[order]
     cut_flags = np.zeros(len(rows), dtype=np.uint8)
@@ -130,11 +133,19 @@ def run_losses(
     if ranking is not None:
         choices, groups, group_targets, group_weights = ranking
         losses += (choices[order].astype(np.int32), groups, group_targets, group_weights)
-    arguments = (model._engine_forest(forest), table.matrix, losses, want_grad)
+    arguments = (
+        model._engine_forest(forest),
+        table.matrix,
+        table.engine_prefix(forest.prefixes),
+        losses,
+        want_grad,
+    )
     with model._workers.lend() as worker:
         context = worker.context
         pack_rows = model._workers.rows_within_limit(
             lambda rows: context.loss_workspace(*arguments, model.num_threads, rows)
         )
-        log_probs, grad = context.loss(*arguments, model.num_threads, pack_rows)
-    return order, log_probs, grad
+        log_probs, grad, prefix_grad = context.loss(*arguments, model.num_threads, pack_rows)
+    if not want_grad:
+        return order, log_probs, [None] * len(table)
+    return order, log_probs, table.gradients(grad, prefix_grad, forest.prefixes)

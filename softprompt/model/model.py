@@ -35,7 +35,7 @@ class Model(FrozenModel):
 
         Parameters
         ----------
-        prompt : SoftPrompt or array of shape (num_virtual_tokens, hidden_size)
+        prompt : SoftPrompt, array of shape (num_virtual_tokens, hidden_size), or Prefix
             Or a list of them: several prompts in one pass over the weights.
         examples : list of (input_ids, target_ids) or (input_ids, target_ids, weights)
             Token ids (or texts); a third element gives one weight per target token. For a list of
@@ -46,6 +46,8 @@ class Model(FrozenModel):
         loss : float
             sum(weight * -log p) / sum(weight) over all target tokens.
         grad : ndarray of float32, shape (num_virtual_tokens, hidden_size)
+            Of a Prefix, its keys and values as `Prefix.flattened` has them: shape
+            (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim).
             For a list of prompts: a list of (loss, grad).
 
         Raises
@@ -74,7 +76,7 @@ class Model(FrozenModel):
 
         Parameters
         ----------
-        prompt : SoftPrompt or array of shape (num_virtual_tokens, hidden_size)
+        prompt : SoftPrompt, array of shape (num_virtual_tokens, hidden_size), or Prefix
             Or a list of them: several prompts in one pass over the weights. `inputs`, `targets`
             and `sample_weight` are then lists of such lists, one for each prompt.
         inputs : list of texts or id lists
@@ -91,6 +93,8 @@ class Model(FrozenModel):
         loss : float
             sum(w * -log softmax(log-likelihoods)[target]) / sum(w)
         grad : ndarray of float32, shape (num_virtual_tokens, hidden_size)
+            Of a Prefix, its keys and values as `Prefix.flattened` has them: shape
+            (num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim).
             For a list of prompts: a list of (loss, grad).
 
         Raises
@@ -117,7 +121,7 @@ class Model(FrozenModel):
         inputs : list of texts or id lists
         choices : list of texts or id lists
             The same for every input.
-        prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+        prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
         length_normalize : bool
             Divide a choice's log-likelihood by its number of tokens.
 
@@ -136,7 +140,7 @@ class Model(FrozenModel):
         ----------
         inputs, targets : list of texts or id lists
             Texts of `inputs` are encoded with the model's special tokens, `targets` without.
-        prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+        prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
 
         Returns
         -------
@@ -150,7 +154,7 @@ class Model(FrozenModel):
         Parameters
         ----------
         inputs : list of texts or id lists
-        prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+        prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
 
         Returns
         -------
@@ -190,7 +194,7 @@ class Model(FrozenModel):
         Parameters
         ----------
         inputs : list of texts or id lists
-        prompt : SoftPrompt, array, or a list of one (or None) per input, optional
+        prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
             A list answers different tasks in one pass.
         **options
             ``max_new_tokens=50, temperature=0.0, top_k=None, top_p=None, seed=None, stop=None,

@@ -27,7 +27,7 @@ def ranking_loss_and_grad(
     several = is_several(prompt)
     prompts: Sequence[object] = prompt if several else [prompt]  # type: ignore[assignment]
     if any(p is None for p in prompts):
-        raise TypeError("prompt: expected an array or a SoftPrompt, got None")
+        raise TypeError("prompt: expected an array, a SoftPrompt or a Prefix, got None")
     table = model._table(prompts)
     weight_lists = [None] * len(prompts) if several and sample_weight is None else sample_weight
     lists = {"inputs": inputs, "targets": targets, "sample_weight": weight_lists}
@@ -62,7 +62,7 @@ def ranking_loss_and_grad(
         weights.append(weight / weight.sum())
     owner = np.repeat(np.arange(len(prompts)), [len(own) for own in encoded])
     target, weight = np.concatenate(wanted), np.concatenate(weights)
-    log_probs, grad = _rank(
+    log_probs, grads = _rank(
         model,
         table,
         owner.tolist(),
@@ -72,7 +72,7 @@ def ranking_loss_and_grad(
         (target, weight),
     )
     terms = -weight * log_probs[np.arange(len(owner)), target]
-    results = [(float(terms[owner == p].sum()), grad[table.rows(p)]) for p in range(len(prompts))]
+    results = [(float(terms[owner == p].sum()), grads[p]) for p in range(len(prompts))]
     return results if several else results[0]
 
 
@@ -110,7 +110,7 @@ def _rank(
     choices: list[np.ndarray],
     length_normalize: bool,
     training: tuple[np.ndarray, np.ndarray] | None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, list]:
     num, num_choices = len(encoded), len(choices)
     factors = [1.0 / len(c) if length_normalize and len(c) else 1.0 for c in choices]
     # Up to here all choices are predicted by the same rows, with the same weight: there the
@@ -126,7 +126,7 @@ def _rank(
             symbols, before = model._sequence(table, which[i], ids, choice, f"inputs[{i}]")
             sequences.append(symbols)
             places.append(before + np.arange(len(choice)))
-    forest, rows = model._packed(sequences, places)
+    forest, rows = model._packed(sequences, places, table, np.repeat(which, num_choices))
     lengths = [len(c) for c in choices]
     targets = np.tile(np.concatenate(choices), num)
     weights = np.tile(np.repeat(factors, lengths), num)
@@ -141,11 +141,11 @@ def _rank(
             (np.arange(num) * num_choices + wanted).astype(np.int32),
             group_weights.astype(np.float32),
         )
-    order, log_probs, grad = run_losses(
+    order, log_probs, grads = run_losses(
         model, forest, table, rows, targets, weights,
         want_grad=training is not None, cut=cut, ranking=ranking,
     )  # fmt: skip
     sums = np.bincount(choice_of[order], weights[order] * log_probs, num * num_choices)
     sums = sums.reshape(num, num_choices)
     sums -= sums.max(axis=1, keepdims=True)
-    return sums - np.log(np.exp(sums).sum(axis=1, keepdims=True)), grad
+    return sums - np.log(np.exp(sums).sum(axis=1, keepdims=True)), grads

@@ -117,6 +117,28 @@ class Resident:
         self.kept[digest] = (segment, logits)
         return segment, logits
 
+    def prefix(self, which: int, length_class: int) -> int:
+        """Segment of a prefix, before texts of this class; -1 if it is none."""
+        number = self.table.prefix(which)
+        if number < 0:
+            return -1
+        prefix = self.table.prefixes[number]
+        key = hashlib.sha256(f"prefix of class {length_class}".encode())
+        key.update(prefix.tobytes())
+        digest = key.digest()
+        if digest in self.kept:
+            self.kept.move_to_end(digest)
+            return self.kept[digest][0]
+        frequencies = self.model._frequencies(length_class) if length_class else None
+        segment = self.context.segment_create(-1, prefix.shape[2], frequencies)
+        try:
+            self.context.segment_fill(segment, prefix)
+        except BaseException:
+            self.context.segment_release(segment)
+            raise
+        self.kept[digest] = (segment, None)
+        return segment
+
     def close(self) -> None:
         """Give back all segments but those of the latest prompts."""
         for segment in reversed(self.own):
@@ -155,6 +177,8 @@ def prefill(resident: Resident, texts: list[Text]) -> np.ndarray:
             continue
         if len(head):
             parents[i], logits[i] = resident.prompt(head, text.which)
+        else:
+            parents[i] = resident.prefix(text.which, 0)
         if len(rest):
             groups.setdefault(parents[i], []).append(i)
     jobs: list[tuple[int, np.ndarray, list[int]]] = []  # segment, symbols, texts that end there
@@ -202,10 +226,13 @@ def _compute_alone(resident: Resident, text: Text) -> np.ndarray:
         resident.release(text.segment)
     symbols, _ = resident.table.symbols(text.which, text.ids)
     symbols = np.concatenate([symbols, np.array(text.new, np.int32)])
-    text.length_class = length_class(model.spec, len(symbols))
-    text.parent = -1
+    before = resident.table.length(text.which, text.ids)
+    text.length_class = length_class(model.spec, before + len(text.new))
+    text.parent = resident.prefix(text.which, text.length_class)
     text.segment = resident.create(
-        -1, len(symbols) + text.limit - len(text.new), model._frequencies(text.length_class)
+        text.parent,
+        len(symbols) + text.limit - len(text.new),
+        model._frequencies(text.length_class) if text.parent < 0 else None,
     )
     return resident.extend([text.segment], [symbols], [len(symbols) - 1])[0]
 
@@ -222,7 +249,7 @@ def advance(resident: Resident, texts: list[Text]) -> np.ndarray:
     logits = np.empty((len(texts), spec.vocab_size), np.float32)
     growing = []
     for i, text in enumerate(texts):
-        length = len(resident.table.symbols(text.which, text.ids)[0]) + len(text.new)
+        length = resident.table.length(text.which, text.ids) + len(text.new)
         if length_class(spec, length) == text.length_class:
             growing.append(i)
         else:
@@ -264,7 +291,8 @@ def branch(resident: Resident, source: Text, spare: Text | None) -> Text:
         resident.release(spare.segment)
         spare.segment = -1
     if spare.segment < 0:
-        own = model._frequencies(source.length_class) if source.length_class else None
+        alone = source.length_class and source.parent < 0
+        own = model._frequencies(source.length_class) if alone else None
         spare.segment = resident.create(source.parent, start + source.limit, own)
         num_equal = 0
     else:

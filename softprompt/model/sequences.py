@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softprompt.prompt import SoftPrompt, validate_prompt_array
+from softprompt.families import Spec
+from softprompt.model.prefix_layout import gradient_from_engine, stack_prefixes, to_engine
+from softprompt.prompt import Prefix, SoftPrompt, validate_prompt_array
 
 __all__ = ["PromptTable", "check_ids", "check_weights", "is_several"]
 
@@ -18,7 +20,7 @@ def is_several(prompt: object) -> bool:
     if not isinstance(prompt, (list, tuple)):
         return False
     first = next((p for p in prompt if p is not None), None)
-    if first is None or isinstance(first, SoftPrompt):
+    if first is None or isinstance(first, (SoftPrompt, Prefix)):
         return True
     try:
         return np.ndim(first) != 1  # type: ignore[arg-type]
@@ -80,33 +82,42 @@ def check_weights(weights: object, count: int, *, where: str) -> np.ndarray:
 
 @dataclass
 class _Prompt:
-    first: int
+    first: int  # row of the matrix
     count: int
     position: str
 
 
+@dataclass
+class _Prefix:
+    number: int
+    count: int
+
+
 class PromptTable:
-    """Several prompts, one below the other in one matrix.
+    """Several prompts, one below the other in one matrix, and several prefixes.
 
     Parameters
     ----------
-    prompts : sequence of (SoftPrompt, array or None)
-    hidden_size : int
+    prompts : sequence of (SoftPrompt, array, Prefix or None)
+    spec : Spec
+        Of the model.
     bos_token_id : int or None
         For prompts whose position is "after_bos".
 
     Attributes
     ----------
     matrix : ndarray of float32, shape (num_virtual, hidden_size), or None
+    prefixes : list of ndarray of float32, shape (num_layers, 2, num_virtual_tokens, kv_width)
+        As the engine reads them.
     """
 
-    def __init__(
-        self, prompts: Sequence[object], *, hidden_size: int, bos_token_id: int | None
-    ) -> None:
+    def __init__(self, prompts: Sequence[object], *, spec: Spec, bos_token_id: int | None) -> None:
         self._bos = bos_token_id
-        self._prompts: list[_Prompt | None] = []
+        self._spec = spec
+        self._prompts: list[_Prompt | _Prefix | None] = []
+        self.prefixes: list[np.ndarray] = []
         rows: list[np.ndarray] = []
-        known: dict[int, _Prompt] = {}
+        known: dict[int, _Prompt | _Prefix] = {}
         total = 0
         for i, prompt in enumerate(prompts):
             if prompt is None:
@@ -114,27 +125,89 @@ class PromptTable:
                 continue
             if id(prompt) not in known:
                 where = "prompt" if len(prompts) == 1 else f"prompt[{i}]"
-                position = prompt.position if isinstance(prompt, SoftPrompt) else "start"
-                array = prompt.embeddings if isinstance(prompt, SoftPrompt) else prompt
-                array = validate_prompt_array(array, hidden_size=hidden_size, where=where)
-                known[id(prompt)] = _Prompt(total, len(array), position)
-                rows.append(array)
-                total += len(array)
+                if isinstance(prompt, Prefix):
+                    _check_prefix(prompt, spec, where)
+                    known[id(prompt)] = _Prefix(len(self.prefixes), len(prompt))
+                    self.prefixes.append(to_engine(prompt, spec))
+                else:
+                    position = prompt.position if isinstance(prompt, SoftPrompt) else "start"
+                    array = prompt.embeddings if isinstance(prompt, SoftPrompt) else prompt
+                    array = validate_prompt_array(array, hidden_size=spec.hidden_size, where=where)
+                    known[id(prompt)] = _Prompt(total, len(array), position)
+                    rows.append(array)
+                    total += len(array)
             self._prompts.append(known[id(prompt)])
         self.matrix = np.ascontiguousarray(np.concatenate(rows)) if rows else None
 
     def __len__(self) -> int:
         return len(self._prompts)
 
+    @property
+    def num_rows(self) -> int:
+        """Virtual tokens of all prompts and prefixes."""
+        of_prefixes = sum(prefix.shape[2] for prefix in self.prefixes)
+        return of_prefixes + (0 if self.matrix is None else len(self.matrix))
+
+    def prefix(self, which: int) -> int:
+        """Return the place of prompt `which` in `prefixes`, or -1 if it is none."""
+        prompt = self._prompts[which]
+        return prompt.number if isinstance(prompt, _Prefix) else -1
+
+    def rows_before(self, which: int) -> int:
+        """Return the positions that stand before the symbols: those of a prefix."""
+        prompt = self._prompts[which]
+        return prompt.count if isinstance(prompt, _Prefix) else 0
+
+    def length(self, which: int, ids: np.ndarray) -> int:
+        """Return the positions of a text with its prompt or prefix."""
+        return self.rows_before(which) + len(self.symbols(which, ids)[0])
+
+    def engine_prefix(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the prefixes of these numbers as the engine takes them; None for no numbers."""
+        return stack_prefixes([self.prefixes[number] for number in numbers]) if numbers else None
+
+    def gradients(
+        self, grad: np.ndarray, prefix_grad: np.ndarray | None, numbers: Sequence[int]
+    ) -> list[np.ndarray]:
+        """Cut the engine's gradients.
+
+        Parameters
+        ----------
+        grad : ndarray of float32, shape (num_virtual, hidden_size)
+        prefix_grad : ndarray of float32, shape (num_layers, 2, rows, kv_width), or None
+        numbers : sequence of int
+            As of `engine_prefix`. A prefix that stands there twice has the sum as its gradient.
+
+        Returns
+        -------
+        list of ndarray of float32
+            Of every prompt, as its `embeddings` or as `Prefix.flattened`.
+        """
+        of_prefixes = [np.zeros(prefix.shape, np.float32) for prefix in self.prefixes]
+        start = 0
+        for number in numbers:
+            assert prefix_grad is not None
+            end = start + self.prefixes[number].shape[2]
+            of_prefixes[number] += prefix_grad[:, :, start:end]
+            start = end
+        return [
+            gradient_from_engine(of_prefixes[prompt.number], self._spec)
+            if isinstance(prompt, _Prefix)
+            else grad[self.rows(which)]
+            for which, prompt in enumerate(self._prompts)
+        ]
+
     def rows(self, which: int) -> slice:
         """Rows of the matrix that are prompt `which`."""
         prompt = self._prompts[which]
-        return slice(0, 0) if prompt is None else slice(prompt.first, prompt.first + prompt.count)
+        if not isinstance(prompt, _Prompt):
+            return slice(0, 0)
+        return slice(prompt.first, prompt.first + prompt.count)
 
     def symbols(self, which: int, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Symbols of prompt and text, and the places of the text's symbols among them."""
         prompt = self._prompts[which]
-        if prompt is None:
+        if not isinstance(prompt, _Prompt):
             return ids, np.arange(len(ids))
         virtual = -1 - np.arange(prompt.first, prompt.first + prompt.count, dtype=np.int32)
         head = 0
@@ -143,3 +216,11 @@ class PromptTable:
         places = np.arange(len(ids)) + prompt.count
         places[:head] = np.arange(head)
         return np.concatenate([ids[:head], virtual, ids[head:]]), places
+
+
+def _check_prefix(prefix: Prefix, spec: Spec, where: str) -> None:
+    found = (prefix.num_layers, prefix.num_kv_heads, prefix.head_dim)
+    expected = (spec.num_layers, spec.num_kv_heads, spec.head_dim)
+    if found != expected:
+        names = "layers, heads of keys and values, width of a head"
+        raise ValueError(f"{where}: a prefix of {found} ({names}), expected the model's {expected}")

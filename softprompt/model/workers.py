@@ -25,10 +25,12 @@ SMALLEST_PACK_ROWS = 16
 
 @dataclass
 class Worker:
-    """One caller's context, and the prompts whose keys and values are resident in it."""
+    """One caller's context, and the prompts and prefixes whose keys and values are resident in it
+    (of prompts with the logits after them).
+    """
 
     context: Any
-    prompts: OrderedDict[bytes, tuple[int, np.ndarray]] = field(default_factory=OrderedDict)
+    prompts: OrderedDict[bytes, tuple[int, np.ndarray | None]] = field(default_factory=OrderedDict)
 
 
 class Workers:

@@ -13,6 +13,7 @@ from .mismatch import check_prompt_model
 from .past_key_values import write_past_key_values
 
 if TYPE_CHECKING:
+    from .prefix import Prefix
     from .soft_prompt import SoftPrompt
 
 TARGETS = ("peft", "npy", "prompt_embeds", "prefix", "cartridge", "past_key_values")
@@ -59,12 +60,7 @@ def export_prompt(
         check_prompt_model(
             prompt.num_virtual_tokens, prompt.hidden_size, prompt.base_model, model, stacklevel=4
         )
-        prefix = model.prefix(prompt)
-        if to in _PEFT_TYPES:
-            return prefix.save(path, peft_type=_PEFT_TYPES[to])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_past_key_values(prefix, path)
-        return path
+        return export_prefix(model.prefix(prompt), path, to)
     if to == "peft":
         return prompt.save(path)
     if prompt.position != "start":
@@ -78,4 +74,41 @@ def export_prompt(
         write_npy(path, prompt.embeddings)
     else:
         write_safetensors(path, {to: prompt.embeddings}, {"format": "pt"})
+    return path
+
+
+def export_prefix(prefix: Prefix, path: str | os.PathLike[str], to: str) -> Path:
+    """Write a prefix; see `Prefix.export`.
+
+    Parameters
+    ----------
+    prefix : Prefix
+        What to write.
+    path : str or os.PathLike
+        Where to.
+    to : str
+        "peft" or one of `OF_A_MODEL`.
+
+    Returns
+    -------
+    pathlib.Path
+        The file or folder.
+
+    Raises
+    ------
+    OSError, ValueError
+        See `Prefix.export`.
+    """
+    path = Path(path)
+    if to == "peft" or to in _PEFT_TYPES:
+        return prefix.save(path, peft_type=_PEFT_TYPES.get(to, "PREFIX_TUNING"))
+    if to not in TARGETS:
+        raise ValueError(f"to={to!r}: expected one of {', '.join(('peft', *OF_A_MODEL))}")
+    if to not in OF_A_MODEL:
+        raise ValueError(
+            f"to={to!r} is a form of prompts, rows of embeddings; a prefix has keys and values, "
+            f"expected one of {', '.join(('peft', *OF_A_MODEL))}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_past_key_values(prefix, path)
     return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..formats.bounded_json import load_json
 from ..formats.bounded_zip import open_zip
@@ -24,12 +23,12 @@ from .other_systems import (
     load_tgis,
 )
 from .peft_config import CONFIG_MAX_BYTES
+from .prefix import Prefix
+from .prefix_files import is_prefix
 from .prompt_file import PromptFile, prompt_file
+from .soft_prompt import SoftPrompt
 from .staged_folder import CONFIG_NAME, RECORD_NAME, TENSOR_FILE_NAME
 from .stored_prompt import find_prompt_tensor
-
-if TYPE_CHECKING:
-    from .soft_prompt import SoftPrompt
 
 _OPENPROMPT_NAME = "soft_embeds"
 _TORCH_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -56,18 +55,45 @@ def load_prompt_file(path: str | os.PathLike[str], cls: type[SoftPrompt]) -> Pro
     OSError, ValueError
         See `SoftPrompt.load`.
     """
-    path = Path(path)
+    path = _place(Path(path))
     if path.is_dir():
         return _load_folder(path, cls)
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such soft prompt; expected a folder with {CONFIG_NAME}, or a file"
         )
+    return _load_file(path, cls)
+
+
+def _place(path: Path) -> Path:
+    """Return the folder that one of its files stands for, or the path itself."""
+    if path.is_dir() or not path.exists():
+        return path
     is_tensor_file = path.name in (TENSOR_FILE_NAME, TORCH_FILE_NAME)
     is_part = is_tensor_file and (path.parent / CONFIG_NAME).exists()
-    if is_part or path.name in (CONFIG_NAME, RECORD_NAME):
-        return _load_folder(path.parent, cls)
-    return _load_file(path, cls)
+    return path.parent if is_part or path.name in (CONFIG_NAME, RECORD_NAME) else path
+
+
+def load_prompt(path: str | os.PathLike[str]) -> SoftPrompt | Prefix:
+    """Load a prompt or a prefix, whichever a file or folder holds.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        Anything that `SoftPrompt.load` or `Prefix.load` reads; PEFT's PREFIX_TUNING, CARTRIDGE and
+        a file of `past_key_values` are prefixes.
+
+    Returns
+    -------
+    SoftPrompt or Prefix
+
+    Raises
+    ------
+    OSError, ValueError
+        As those two.
+    """
+    place = _place(Path(path))
+    return Prefix.load(place) if is_prefix(place) else load_prompt_file(place, SoftPrompt).prompt
 
 
 def is_prompt(path: str | os.PathLike[str]) -> bool:

@@ -73,8 +73,52 @@ def check_prompt_model(
             f"{config.hidden_size}, expected the same width; the prompt was made for "
             f"{_name(base_model)}"
         )
+    _warn_of_other_weights("soft prompt", base_model, model, stacklevel + 1)
+
+
+def check_prefix_model(
+    shape: tuple[int, ...],
+    base_model: Mapping[str, object] | None,
+    model: object,
+    *,
+    stacklevel: int = 3,
+) -> None:
+    """Compare a prefix and what is known of its model with a model.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Of its keys: layers, virtual tokens, heads, width of a head.
+    base_model, model, stacklevel
+        See `check_prompt_model`; of `model.config` the sizes of keys and values are compared too.
+
+    Raises
+    ------
+    ValueError
+        If one of those sizes differs.
+
+    Warns
+    -----
+    PromptModelMismatchWarning
+        See `check_prompt_model`.
+    """
+    names = ("num_layers", "num_kv_heads", "head_dim")
+    sizes = dict(zip(names, (shape[0], *shape[2:]), strict=True))
+    expected = {name: getattr(model.config, name) for name in names}
+    if sizes != expected:
+        raise ValueError(
+            f"prefix of {sizes}, expected the model's {expected}; it was made for "
+            f"{_name(base_model)}"
+        )
+    _warn_of_other_weights("prefix", base_model, model, stacklevel + 1)
+
+
+def _warn_of_other_weights(
+    kind: str, base_model: Mapping[str, object] | None, model: object, stacklevel: int
+) -> None:
     if not base_model:
         return
+    config = model.config
     differences = [
         f"{key} {base_model[key]!r}, the model has {getattr(config, key)!r}"
         for key in ("family", "vocab_size")
@@ -88,7 +132,7 @@ def check_prompt_model(
         )
     if differences:
         warnings.warn(
-            f"the soft prompt was made for {_name(base_model)} with {'; '.join(differences)}. "
+            f"the {kind} was made for {_name(base_model)} with {'; '.join(differences)}. "
             "Its results may be worse than those it was saved with.",
             PromptModelMismatchWarning,
             stacklevel=stacklevel,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .neighbor_table import Neighbor, NeighborRow, NeighborTable
+from .prefix import NO_ROWS, Prefix
 from .soft_prompt import validate_prompt_array
 
 METRICS = ("cosine", "euclidean")
@@ -44,7 +45,7 @@ def neighbors(prompt: object, model: object, k: int = 5, metric: str = "both") -
     Raises
     ------
     TypeError
-        If `k` is not an integer, or the prompt is not of a floating type.
+        If `k` is not an integer, or the prompt is a prefix or not of a floating type.
     ValueError
         If `k` is less than 1 or more than the vocabulary, the metric is unknown, or the prompt is
         not of the model's width.
@@ -72,6 +73,8 @@ def neighbors(prompt: object, model: object, k: int = 5, metric: str = "both") -
         raise ValueError(f"k={count}: expected 1 to {vocab_size}, the size of the vocabulary")
     if metric not in (*METRICS, "both"):
         raise ValueError(f"metric={metric!r}: expected 'cosine', 'euclidean' or 'both'")
+    if isinstance(prompt, Prefix):
+        raise TypeError(NO_ROWS)
     rows = validate_prompt_array(prompt, hidden_size=int(model.config.hidden_size))
     rows = rows.astype(np.float64)
     metrics = METRICS if metric == "both" else (metric,)

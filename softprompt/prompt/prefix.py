@@ -1,21 +1,30 @@
-"""A prefix: the keys and values that a prompt leaves in every layer of a model."""
+"""A prefix: keys and values before a text in every layer, trained or left there by a prompt."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .soft_prompt import json_record
+from .mismatch import check_prefix_model
+from .soft_prompt import json_record, validate_prompt_array
+
+NO_ROWS = (
+    "a prefix has keys and values of every layer, no rows in the space of the vocabulary's "
+    "embeddings; expected a soft prompt"
+)
 
 
 class Prefix:
     """Keys and values of virtual tokens, for one model: what attention reads of a prompt.
 
     A causal model's text attends to a prompt through these alone, so a prefix does what its prompt
-    does, in systems that know caches but no soft prompts. `softprompt.Model.prefix` computes one.
+    does, in systems that know caches but no soft prompts: `softprompt.Model.prefix` computes one.
+    Trained themselves (``method="prefix"``), they are more parameters than a prompt's rows, and
+    reach every layer directly. A prefix stands wherever a `SoftPrompt` does.
 
     Parameters
     ----------
@@ -26,7 +35,7 @@ class Prefix:
     base_model : dict, optional
         The model that they belong to, as of `SoftPrompt`.
     task, training : dict, optional
-        What the prompt did and how it was trained, as of `SoftPrompt`.
+        What it, or its prompt, does and how it was trained, as of `SoftPrompt`.
 
     Raises
     ------
@@ -37,8 +46,9 @@ class Prefix:
 
     Notes
     -----
-    Li and Liang, "Prefix-Tuning", ACL 2021; PEFT's PREFIX_TUNING without projection and its
-    CARTRIDGE hold these numbers.
+    Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", ACL 2021
+    (arXiv:2101.00190), without their reparametrisation; PEFT's PREFIX_TUNING without projection and
+    its CARTRIDGE hold these numbers.
     """
 
     def __init__(
@@ -59,6 +69,40 @@ class Prefix:
         self._base_model = json_record(base_model, "base_model")
         self._task = json_record(task, "task")
         self._training = json_record(training, "training")
+
+    @classmethod
+    def from_flattened(
+        cls, array: object, *, num_layers: int, num_kv_heads: int, **records: Any
+    ) -> Prefix:
+        """Make a prefix of what `flattened` returns.
+
+        Parameters
+        ----------
+        array : array-like
+            Floating `[num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim]`.
+        num_layers, num_kv_heads : int
+            Sizes of the model.
+        **records
+            `base_model`, `task`, `training`.
+
+        Returns
+        -------
+        Prefix
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of the constructor, or if the width is no multiple of those sizes.
+        """
+        values = validate_prompt_array(array, where="prefix")
+        if values.shape[1] % (num_layers * 2 * num_kv_heads):
+            raise ValueError(
+                f"prefix: shape {values.shape}, expected rows of num_layers * 2 * num_kv_heads * "
+                f"head_dim values, with {num_layers} layers and {num_kv_heads} heads"
+            )
+        both = values.reshape(len(values), num_layers, 2, num_kv_heads, -1)
+        keys, values = np.moveaxis(both, (2, 1), (0, 1))
+        return cls(keys, values, **records)
 
     @property
     def keys(self) -> np.ndarray:
@@ -97,12 +141,12 @@ class Prefix:
 
     @property
     def task(self) -> dict | None:
-        """What the prompt did, as JSON values."""
+        """What it does, as JSON values."""
         return self._task
 
     @property
     def training(self) -> dict | None:
-        """How the prompt was trained, as JSON values."""
+        """How it was trained, as JSON values."""
         return self._training
 
     def past_key_values(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -184,8 +228,73 @@ class Prefix:
 
         return load_prefix(path, cls)
 
+    def export(self, path: str | os.PathLike[str], to: str = "prefix") -> Path:
+        """Write the prefix as another system reads it.
+
+        Parameters
+        ----------
+        path : str or os.PathLike
+            The file or folder to write; folders above it are created. Writing is atomic.
+        to : str
+            "prefix" or "peft": the folder of `save`. "cartridge": PEFT's CARTRIDGE.
+            "past_key_values": a safetensors file, two tensors a layer.
+
+        Returns
+        -------
+        pathlib.Path
+            What was written.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; what was there stays.
+        ValueError
+            If `to` is unknown, or a form of prompts: keys and values are no rows of embeddings.
+        """
+        from .export import export_prefix
+
+        return export_prefix(self, path, to)
+
+    def check_model(self, model: object) -> None:
+        """Check that the prefix fits a model.
+
+        Parameters
+        ----------
+        model : softprompt.Model
+
+        Raises
+        ------
+        ValueError
+            If the model has another number of layers, or of heads of keys and values, or another
+            width of a head.
+
+        Warns
+        -----
+        PromptModelMismatchWarning
+            If vocabulary size, family or fingerprint of the weights are not those in `base_model`.
+        """
+        check_prefix_model(self._keys.shape, self._base_model, model)
+
     def __len__(self) -> int:
         return self.num_virtual_tokens
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prefix):
+            return NotImplemented
+        return (
+            self._records() == other._records()
+            and np.array_equal(self._keys, other._keys)
+            and np.array_equal(self._values, other._values)
+        )
+
+    __hash__ = None
+
+    def __reduce__(self):
+        # Through the constructor, so that a copy's arrays are read-only too.
+        return _rebuild, (type(self), np.array(self._keys), np.array(self._values), self._records())
+
+    def _records(self) -> dict[str, Any]:
+        return {"base_model": self._base_model, "task": self._task, "training": self._training}
 
     def __repr__(self) -> str:
         name = (self._base_model or {}).get("name_or_path")
@@ -194,6 +303,10 @@ class Prefix:
             f"Prefix({self.num_virtual_tokens} virtual tokens, {self.num_layers} layers, "
             f"{self.num_kv_heads} x {self.head_dim}{of})"
         )
+
+
+def _rebuild(cls: type[Prefix], keys: np.ndarray, values: np.ndarray, records: dict) -> Prefix:
+    return cls(keys, values, **records)
 
 
 def _checked(array: object, where: str) -> np.ndarray:

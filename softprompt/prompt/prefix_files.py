@@ -11,8 +11,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..formats.bounded_json import load_json
 from ..formats.mapped_file import open_regular
 from ..formats.safetensors import open_safetensors, write_safetensors
@@ -67,8 +65,15 @@ def load_prefix(folder: str | os.PathLike[str], cls: type[Prefix]) -> Prefix:
     return load_folder(folder, lambda place: _read_folder(place, cls), stacklevel=4)
 
 
-def is_prefix(path: Path) -> bool:
-    """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names."""
+def is_prefix(path: str | os.PathLike[str]) -> bool:
+    """Return whether a folder's adapter, or a file, is a prefix, by its configuration or names.
+
+    Raises
+    ------
+    OSError, ValueError
+        If it cannot be read, or is damaged.
+    """
+    path = Path(path)
     if path.is_file():
         fd, _ = open_regular(path)
         with os.fdopen(fd, "rb") as file:
@@ -106,10 +111,11 @@ def _read_folder(folder: Path, cls: type[Prefix]) -> tuple[Prefix, Path | None]:
         check_against_record(
             str(tensor_path), file.content, [tokens, layers, heads, head_dim], said, record
         )
-    both = prompt_values(stored).reshape(tokens, layers, 2, heads, head_dim)
-    keys, values = np.moveaxis(both, (2, 1), (0, 1))
     records = {name: record.get(name) for name in _RECORDS} if record is not None else {}
     if record is None and isinstance(config.get("base_model_name_or_path"), str):
         records = {"base_model": {"name_or_path": config["base_model_name_or_path"]}}
     is_staged = record is not None and tensor_path != folder / TENSOR_FILE_NAME
-    return cls(keys, values, **records), tensor_path if is_staged else None
+    prefix = cls.from_flattened(
+        prompt_values(stored), num_layers=layers, num_kv_heads=heads, **records
+    )
+    return prefix, tensor_path if is_staged else None

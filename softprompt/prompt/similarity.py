@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .load import load_prompt
+from .prefix import NO_ROWS, Prefix
 from .similarity_table import SimilarityTable
 from .soft_prompt import SoftPrompt, validate_prompt_array
 
@@ -35,7 +37,8 @@ def similarity(prompts: object, metric: str = "average") -> SimilarityTable:
     Raises
     ------
     TypeError
-        If `prompts` is one prompt or no collection, or one of them is not of a floating type.
+        If `prompts` is one prompt or no collection, or one of them is a prefix or not of a floating
+        type.
     ValueError
         If there are fewer than two, two names are equal, the widths differ, or the metric is
         unknown.
@@ -95,7 +98,9 @@ def _named(prompts: object) -> dict[str, object]:
 
 def _rows(prompt: object, where: str) -> np.ndarray:
     if isinstance(prompt, str | os.PathLike):
-        prompt = SoftPrompt.load(Path(prompt))
+        prompt = load_prompt(Path(prompt))
+    if isinstance(prompt, Prefix):
+        raise TypeError(f"{where}: {NO_ROWS}")
     return validate_prompt_array(prompt, where=where).astype(np.float64)
 
 

@@ -19,3 +19,6 @@ EVAL_EVERY = 50
 #: ``learning_rate="auto"`` as a fraction of the RMS of the model's embeddings. Both optimisers
 #: normalise their updates, so a step moves each entry by about the learning rate.
 LEARNING_RATE_OF_RMS = {"adamw": 0.075, "adafactor": 0.075}
+
+#: The same for ``method="prefix"``, of the RMS of the keys and values that training starts from.
+PREFIX_LEARNING_RATE_OF_RMS = {"adamw": 0.02, "adafactor": 0.02}

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from softprompt.prompt import SoftPrompt
+from softprompt.prompt import Prefix, SoftPrompt
+from softprompt.tuner.methods import Method
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Objective(Protocol):
     num_rows: int
 
     def loss_and_grad(self, prompt: np.ndarray, rows: np.ndarray) -> tuple[float, np.ndarray]:
-        """Return the mean loss of those rows and its gradient, float32 ``[P, d]``."""
+        """Return the mean loss of those rows and its gradient, float32 of the prompt's shape."""
 
     def digest(self) -> str:
         """Return a fingerprint of the rows, for telling whether a checkpoint is of this run."""
@@ -44,7 +45,7 @@ class Validation(Protocol):
     """A measurement on rows that are not trained on."""
 
     def evaluate(self, prompt: np.ndarray) -> Evaluation:
-        """Return score and loss of a prompt, float32 ``[P, d]``."""
+        """Return score and loss of a method's matrix, float32 ``[P, d]``."""
 
     def digest(self) -> str:
         """Return a fingerprint of the rows."""
@@ -60,8 +61,8 @@ class TokensObjective:
         Ids before the answer, and ids of the answer.
     sample_weight : ndarray of shape (n,)
         Weight of each row's tokens.
-    position : {"start", "after_bos"}
-        Where the virtual tokens stand.
+    method : Method
+        What is trained.
     """
 
     def __init__(
@@ -71,18 +72,18 @@ class TokensObjective:
         targets: Sequence[Sequence[int]],
         sample_weight: np.ndarray,
         *,
-        position: str = "start",
+        method: Method,
     ) -> None:
         self.num_rows = len(inputs)
         self._model = model
         self._examples = weighted_examples(inputs, targets, sample_weight)
-        self._position = position
+        self._method = method
         self._digest = digest_of("tokens", inputs, targets, sample_weight)
 
     def loss_and_grad(self, prompt: np.ndarray, rows: np.ndarray) -> tuple[float, np.ndarray]:
         """See `Objective`."""
         examples = [self._examples[row] for row in rows]
-        return self._model.loss_and_grad(_placed(prompt, self._position), examples)
+        return self._model.loss_and_grad(self._method.finished(prompt), examples)
 
     def digest(self) -> str:
         """See `Objective`."""
@@ -100,13 +101,13 @@ class _LabelRows:
         targets: np.ndarray,
         sample_weight: np.ndarray,
         *,
-        position: str = "start",
+        method: Method,
         length_normalize: bool = False,
     ) -> None:
         self._model = model
         self._inputs, self._choices, self._targets = inputs, choices, targets
         self._sample_weight = sample_weight
-        self._position, self._length_normalize = position, length_normalize
+        self._method, self._length_normalize = method, length_normalize
         self._digest = digest_of("labels", inputs, choices, targets, sample_weight)
 
     def digest(self) -> str:
@@ -126,7 +127,8 @@ class LabelsObjective(_LabelRows):
     targets : ndarray of shape (n,), int
         Index of each row's label.
     sample_weight : ndarray of shape (n,)
-    position : {"start", "after_bos"}
+    method : Method
+        What is trained.
     length_normalize : bool
         Divide log-likelihoods by the number of a label's tokens.
     """
@@ -139,7 +141,7 @@ class LabelsObjective(_LabelRows):
     def loss_and_grad(self, prompt: np.ndarray, rows: np.ndarray) -> tuple[float, np.ndarray]:
         """See `Objective`."""
         return self._model.ranking_loss_and_grad(
-            _placed(prompt, self._position),
+            self._method.finished(prompt),
             [self._inputs[row] for row in rows],
             self._choices,
             self._targets[rows],
@@ -163,7 +165,7 @@ class LabelsValidation(_LabelRows):
         ranked = self._model.rank(
             self._inputs,
             self._choices,
-            _placed(prompt, self._position),
+            self._method.finished(prompt),
             length_normalize=self._length_normalize,
         )
         chosen = ranked[np.arange(len(ranked)), self._targets]
@@ -178,10 +180,10 @@ class TokensValidation:
 
     Parameters
     ----------
-    model, inputs, targets, sample_weight, position
+    model, inputs, targets, sample_weight, method
         As for `TokensObjective`.
     score : callable or None
-        From a `SoftPrompt` to a number; None scores by minus the loss.
+        From a `SoftPrompt` or `Prefix` to a number; None scores by minus the loss.
     """
 
     def __init__(
@@ -191,17 +193,17 @@ class TokensValidation:
         targets: Sequence[Sequence[int]],
         sample_weight: np.ndarray,
         *,
-        position: str = "start",
-        score: Callable[[SoftPrompt], float] | None = None,
+        method: Method,
+        score: Callable[[SoftPrompt | Prefix], float] | None = None,
     ) -> None:
         self._model = model
         self._examples = weighted_examples(inputs, targets, sample_weight)
-        self._position, self._score = position, score
+        self._method, self._score = method, score
         self._digest = digest_of("tokens", inputs, targets, sample_weight)
 
     def evaluate(self, prompt: np.ndarray) -> Evaluation:
         """See `Validation`."""
-        placed = _placed(prompt, self._position)
+        placed = self._method.finished(prompt)
         loss = float(self._model.loss(placed, self._examples))
         score = -loss if self._score is None else self._score(placed)
         return Evaluation(score=score, loss=loss)
@@ -238,7 +240,3 @@ def digest_of(*parts: Any) -> str:
             flat = np.array([token for ids in part for token in ids], np.int64)
             sha.update(f"{len(lengths)}".encode() + lengths.tobytes() + flat.tobytes())
     return sha.hexdigest()
-
-
-def _placed(prompt: np.ndarray, position: str) -> SoftPrompt:
-    return SoftPrompt(prompt, position=position)

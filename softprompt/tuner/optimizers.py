@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from softprompt.optim import Adafactor, AdamW, Optimizer, constant, cosine, linear
 from softprompt.optim.validation import check_count, check_number
-from softprompt.tuner.defaults import LEARNING_RATE_OF_RMS
 
 OPTIMIZERS = {"adamw": AdamW, "adafactor": Adafactor}
 SCHEDULES = {"constant": constant, "linear": linear, "cosine": cosine}
@@ -42,7 +41,7 @@ def make_optimizer(
     warmup_steps: int,
     max_steps: int,
     options: Mapping[str, Any] | None,
-    embeddings: Any,
+    automatic_rate: Callable[[str], float],
 ) -> Optimizer:
     """Return the optimiser that parameters of an estimator describe.
 
@@ -50,7 +49,7 @@ def make_optimizer(
     ----------
     optimizer : {"adamw", "adafactor"}
     learning_rate : float or "auto"
-        The highest rate; ``"auto"``: `LEARNING_RATE_OF_RMS` times `embedding_rms`.
+        The highest rate; ``"auto"``: what `automatic_rate` gives for the optimiser.
     schedule : {"constant", "linear", "cosine"}
         Course of the rate; the last two fall to 0 at the end of the run.
     warmup_steps : int
@@ -58,8 +57,8 @@ def make_optimizer(
         Length of the run.
     options : mapping, optional
         Further arguments of the optimiser.
-    embeddings : array-like of shape (vocab_size, hidden_size)
-        The model's, for ``"auto"``.
+    automatic_rate : callable (str) -> float
+        See `softprompt.tuner.methods.Method.learning_rate`.
 
     Raises
     ------
@@ -73,7 +72,7 @@ def make_optimizer(
     if isinstance(learning_rate, str):
         if learning_rate != "auto":
             raise ValueError(f"learning_rate must be a number or 'auto', got {learning_rate!r}")
-        learning_rate = LEARNING_RATE_OF_RMS[optimizer] * embedding_rms(embeddings)
+        learning_rate = automatic_rate(optimizer)
     rate = check_number("learning_rate", learning_rate)
     check_count("warmup_steps", warmup_steps)
     if warmup_steps >= max_steps:

@@ -30,8 +30,8 @@ typedef sp_status call(job *j, const sp_options *options, sp_error *error);
 static sp_status
 call_loss(job *j, const sp_options *options, sp_error *error)
 {
-    return sp_loss(j->context, &j->tiny->forest, &j->tiny->ranking, options, j->log_probs, j->grad,
-                   error);
+    return sp_loss(j->context, &j->tiny->forest, &j->tiny->ranking, options, j->log_probs,
+                   &(sp_gradient){.prompt = j->grad}, error);
 }
 
 static sp_status

@@ -29,7 +29,7 @@ step(void *argument)
     CHECK_OK(sp_context_create(c->model->model, &context, error));
     for (int round = 0; round < ROUNDS; round++) {
         CHECK_OK(sp_loss(context, &c->tiny->forest, &c->tiny->ranking, &options, c->log_probs,
-                         c->grad, error));
+                         &(sp_gradient){.prompt = c->grad}, error));
     }
     sp_context_destroy(context);
     return NULL;
@@ -125,8 +125,8 @@ work(void *argument)
     CHECK(grad != NULL);
     CHECK_OK(sp_context_create(w->model->model, &context, error));
     while (status == SP_OK) {
-        status =
-            sp_loss(context, &w->tiny->forest, &w->tiny->losses, &options, log_probs, grad, NULL);
+        status = sp_loss(context, &w->tiny->forest, &w->tiny->losses, &options, log_probs,
+                         &(sp_gradient){.prompt = grad}, NULL);
     }
     CHECK(status == SP_CANCELLED);
     sp_context_destroy(context);

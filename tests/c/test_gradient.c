@@ -21,7 +21,8 @@ ask(answer *out, const tiny_model *model, const tiny_forest *tiny, const sp_loss
     CHECK(out->grad != NULL);
     memset(out->grad, 0xff, out->grad_floats * sizeof *out->grad); /* NaN: has to be overwritten */
     CHECK_OK(sp_context_create(model->model, &context, error));
-    CHECK_OK(sp_loss(context, &tiny->forest, losses, &options, out->log_probs, out->grad, error));
+    CHECK_OK(sp_loss(context, &tiny->forest, losses, &options, out->log_probs,
+                     &(sp_gradient){.prompt = out->grad}, error));
 
     size_t planned = 0;
     CHECK_OK(sp_loss_workspace(context, &tiny->forest, losses, 1, &options, &planned, error));

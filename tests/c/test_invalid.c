@@ -120,9 +120,10 @@ test_loss(const tiny_model *model, const tiny_forest *tiny)
     double log_probs[TINY_ENTRIES], first[TINY_ENTRIES];
     size_t bytes = 0;
     const int32_t vocab = model->spec.vocab_size, total = tiny->starts[TINY_SEGMENTS];
-    float *grad =
-        malloc((size_t)tiny->forest.num_virtual * (size_t)model->spec.hidden_size * sizeof *grad);
-    CHECK(grad != NULL);
+    float *grad_floats = malloc((size_t)tiny->forest.num_virtual * (size_t)model->spec.hidden_size
+                                * sizeof *grad_floats);
+    CHECK(grad_floats != NULL);
+    const sp_gradient gradient = {.prompt = grad_floats}, *grad = &gradient;
     CHECK_OK(sp_context_create(model->model, &context, error));
     CHECK_OK(sp_loss(context, &tiny->forest, &tiny->ranking, &plain, first, grad, error));
 
@@ -179,7 +180,7 @@ test_loss(const tiny_model *model, const tiny_forest *tiny)
     CHECK(memcmp(log_probs, first, sizeof first) == 0);
     sp_context_destroy(context);
     sp_context_destroy(NULL);
-    free(grad);
+    free(grad_floats);
 }
 
 /* A path may fill the context, and not go one row beyond it. */

@@ -60,7 +60,7 @@ everything(job *j, sp_error *error)
     }
     if (status == SP_OK) {
         status = sp_loss(context, &j->tiny->forest, &j->tiny->ranking, &options, j->log_probs,
-                         j->grad, error);
+                         &(sp_gradient){.prompt = j->grad}, error);
     }
     if (status == SP_OK) {
         status = sp_logits(context, &j->tiny->forest, 2, rows, &options, j->logits, error);
@@ -102,8 +102,8 @@ static sp_status
 call_loss(job *j, sp_context *context, sp_error *error)
 {
     const sp_options options = {.num_threads = 2, .pack_rows = 64};
-    return sp_loss(context, &j->tiny->forest, &j->tiny->ranking, &options, j->log_probs, j->grad,
-                   error);
+    return sp_loss(context, &j->tiny->forest, &j->tiny->ranking, &options, j->log_probs,
+                   &(sp_gradient){.prompt = j->grad}, error);
 }
 
 static sp_status

@@ -31,7 +31,7 @@ with model._workers.lend() as worker:
 
     def work():
         for _ in range(3):
-            done.append(context.logits(arrays, None, ends, 1, 64).shape)
+            done.append(context.logits(arrays, None, None, ends, 1, 64).shape)
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -2,7 +2,7 @@
 
 Logits after a text are ``out @ (mean of the text's embeddings * mean of the prompt's rows)``: the
 prompt weighs the features of a bag of embeddings, so that it can learn a task, and its gradient is
-exact. Texts are encoded by their characters.
+exact. A prefix does so by its values; its keys do nothing. Texts are encoded by their characters.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from softprompt import Prefix
 from softprompt.model.beams import BeamOptions, BeamSearch
 
 CHARACTERS = "\n" + "".join(map(chr, range(32, 127)))
@@ -79,6 +80,8 @@ class FakeModel:
             hidden_size=hidden_size,
             num_layers=1,
             num_attention_heads=1,
+            num_kv_heads=1,
+            head_dim=hidden_size,
             max_positions=max_positions,
             bos_token_id=BOS,
             eos_token_ids=(EOS,),
@@ -133,7 +136,7 @@ class FakeModel:
             return [self.loss_and_grad(p, e) for p, e in zip(prompt, examples, strict=True)]
         self.calls += 1
         self.before_pass()
-        prompt = np.asarray(prompt, np.float64)
+        given, prompt = prompt, _rows(prompt)
         loss, grad, total = 0.0, 0.0, 0.0
         for ids, target, *weights in examples:
             weight = np.array(weights[0] if weights else [1.0] * len(target))
@@ -141,7 +144,7 @@ class FakeModel:
             loss -= weight @ values
             grad = grad - weight @ grads
             total += weight.sum()
-        return loss / total, self._spread(grad / total, prompt)
+        return loss / total, self._spread(grad / total, given)
 
     def loss(self, prompt, examples):
         loss, _ = self.loss_and_grad(prompt, examples)
@@ -152,7 +155,7 @@ class FakeModel:
     ):
         self.calls += 1
         self.before_pass()
-        prompt = np.asarray(prompt, np.float64)
+        given, prompt = prompt, _rows(prompt)
         weight = np.ones(len(inputs)) if sample_weight is None else np.asarray(sample_weight)
         loss, grad = 0.0, 0.0
         for ids, target, w in zip(inputs, targets, weight, strict=True):
@@ -164,14 +167,14 @@ class FakeModel:
             log_shares -= np.log(np.exp(log_shares).sum())
             loss -= w * log_shares[target]
             grad = grad - w * (grads[target] - np.exp(log_shares) @ grads)
-        return loss / weight.sum(), self._spread(grad / weight.sum(), prompt)
+        return loss / weight.sum(), self._spread(grad / weight.sum(), given)
 
     def rank(self, inputs, choices, prompt=None, *, length_normalize=False):
         self.before_pass()
         prompts = prompt if isinstance(prompt, list) else [prompt] * len(inputs)
         sums = np.empty((len(inputs), len(choices)))
         for i, (ids, p) in enumerate(zip(inputs, prompts, strict=True)):
-            p = None if p is None else np.asarray(p, np.float64)
+            p = _rows(p)
             for j, choice in enumerate(choices):
                 values, _ = self._answer(p, ids, choice)
                 sums[i, j] = values.sum() / (len(choice) if length_normalize else 1)
@@ -179,7 +182,7 @@ class FakeModel:
         return sums - np.log(np.exp(sums).sum(axis=1, keepdims=True))
 
     def generate(self, inputs, prompt=None, *, max_new_tokens=50, stop=None, **beams):
-        p = None if prompt is None else np.asarray(prompt, np.float64)
+        p = _rows(prompt)
         texts = []
         for ids in inputs:
             new: list[int] = []
@@ -201,9 +204,22 @@ class FakeModel:
             texts.append(text)
         return texts
 
+    def prefix(self, prompt):
+        rows = _rows(prompt)[None, :, None]
+        return Prefix(np.zeros_like(rows), rows)
+
     @staticmethod
     def _spread(grad, prompt):
-        return np.tile(grad / len(prompt), (len(prompt), 1)).astype(np.float32)
+        rows = np.tile(grad / len(prompt), (len(prompt), 1)).astype(np.float32)
+        if isinstance(prompt, Prefix):
+            rows = np.concatenate([np.zeros_like(rows), rows], axis=1)
+        return rows
+
+
+def _rows(prompt):
+    if prompt is None:
+        return None
+    return np.asarray(prompt.values[0, :, 0] if isinstance(prompt, Prefix) else prompt, np.float64)
 
 
 def _rebuild(options):

@@ -22,6 +22,7 @@ from parity import oracle
 from parity.oracle import Answer
 from torch.nn import functional
 
+from softprompt import Prefix
 from softprompt.families import FAMILIES
 from softprompt.families.fields import Fields
 
@@ -75,9 +76,10 @@ def load(folder: Path, *, exact: bool) -> torch.nn.Module:
 
 
 def ask(
-    folder: Path, examples: Sequence[tuple], prompt: np.ndarray | None, *, exact: bool
+    folder: Path, examples: Sequence[tuple], prompt: np.ndarray | Prefix | None, *, exact: bool
 ) -> Answer:
-    """Logits of the texts' rows, mean loss of the target tokens, gradient of the prompt."""
+    """Logits of the texts' rows, mean loss of the target tokens, gradient of the prompt, or of the
+    prefix as PEFT has it."""
     logits, losses, grads = [], [], []
     count = sum(len(targets) for _, targets in examples)
     model = None
@@ -86,7 +88,7 @@ def ask(
             # Anew: such a model keeps the rotary frequencies of its longest text.
             model = load(folder, exact=exact)
             if prompt is not None:
-                model = oracle.add_prompt(model, prompt)
+                model = oracle.add(model, prompt)
         ids = torch.tensor([[*input_ids, *target_ids]])
         with torch.set_grad_enabled(prompt is not None):
             if exact:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from peft import PeftModel, PromptTuningConfig, TaskType, get_peft_model
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
 from torch.nn import functional
 from transformers.models.llama import modeling_llama
+
+from softprompt import Prefix
 
 transformers.logging.set_verbosity_error()
 
@@ -68,6 +70,30 @@ def add_prompt(model: torch.nn.Module, prompt: np.ndarray) -> PeftModel:
     # The prompt of a float64 model is float64 too: PEFT casts it to the type of the embeddings.
     table.weight = torch.nn.Parameter(torch.tensor(np.asarray(prompt), dtype=model.dtype))
     return tuned.eval()
+
+
+def add_prefix(model: torch.nn.Module, prefix: Prefix) -> PeftModel:
+    """The model under PEFT's prefix tuning, with these keys and values as its parameters."""
+    config = PrefixTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=len(prefix),
+        num_layers=prefix.num_layers,
+        num_attention_heads=prefix.num_kv_heads,  # PEFT's words; where a head's width is not what
+        token_dim=prefix.num_kv_heads * prefix.head_dim,  # PEFT takes it for
+    )
+    if model.config.model_type in ("gpt_neox", "falcon"):
+        # PEFT believes this key, which such a model does not have and a test's config.json does.
+        vars(model.config).pop("num_key_value_heads", None)
+    tuned = get_peft_model(model, config)
+    table = tuned.prompt_encoder["default"].embedding
+    assert table.weight.shape == prefix.flattened().shape
+    table.weight = torch.nn.Parameter(torch.tensor(prefix.flattened(), dtype=model.dtype))
+    return tuned.eval()
+
+
+def add(model: torch.nn.Module, prompt: np.ndarray | Prefix) -> PeftModel:
+    """The model under PEFT's prompt tuning, or prefix tuning."""
+    return (add_prefix if isinstance(prompt, Prefix) else add_prompt)(model, prompt)
 
 
 def prompt_of(tuned: PeftModel) -> np.ndarray:

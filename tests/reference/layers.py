@@ -80,11 +80,11 @@ def attention(
     window: int = 0,
     bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Causal attention: q `[T, H, h]`, k and v `[T, K, h]` -> output `[T, H, h]`; saves the
-    probabilities `[H, T, T]` and the soft cap's slopes.
+    """Causal attention: q `[T, H, h]`, k and v `[P + T, K, h]` -> output `[T, H, h]`; saves the
+    probabilities `[H, T, P + T]` and the soft cap's slopes. The first P keys stand before all rows.
 
     Query head `i` reads key/value head ``i // (H // K)``. With a window, row `t` sees the rows
-    ``t - window + 1 .. t``. `bias` `[H, T]` is added to the scores of a key.
+    ``t - window + 1 .. t``. `bias` `[H, P + T]` is added to the scores of a key.
     """
     rows, heads, _ = q.shape
     group = heads // k.shape[1]
@@ -95,7 +95,7 @@ def attention(
         scores = cap * np.tanh(scores / cap)
     if bias is not None:
         scores = scores + bias[:, None, :]
-    t, s = np.arange(rows)[:, None], np.arange(rows)[None, :]
+    t, s = np.arange(len(k) - rows, len(k))[:, None], np.arange(len(k))[None, :]
     hidden = (s > t) | (s <= t - window if window else False)
     scores[:, hidden] = -np.inf
     scores -= scores.max(axis=2, keepdims=True)

@@ -4,6 +4,7 @@ random weights."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import hypothesis.strategies as st
 import numpy as np
@@ -184,6 +185,15 @@ def examples(
             example += (draw(st.lists(weights, min_size=len(target), max_size=len(target))),)
         batch.append(example)
     return batch
+
+
+@st.composite
+def prefixes(draw: st.DrawFn, spec: Mapping, *, max_rows: int = 7) -> np.ndarray:
+    """A prefix `[L, 2, P, K, h]` float32 with one to `max_rows` positions."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = draw(st.integers(1, max_rows))
+    shape = (spec["num_layers"], 2, rows, spec["num_kv_heads"], spec["head_dim"])
+    return rng.standard_normal(shape).astype(np.float32)
 
 
 @st.composite

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import numpy as np
 from hypothesis import given
 from reference import layers
-from reference.random_specs import examples, prompts, token_lists, twins
+from reference.random_specs import examples, prefixes, prompts, token_lists, twins
 
 STEP = 1e-6
 TOLERANCE = 1e-6
@@ -44,6 +44,26 @@ def test_loss_gradient_is_the_difference_quotient(data):
     at = data.draw(st.integers(0, min(len(e[0]) for e in batch)))
     _, grad = twin.loss_and_grad(prompt, batch, at)
     assert_close(grad, differences(lambda p: twin.loss_and_grad(p, batch, at)[0], prompt))
+
+
+@given(st.data())
+def test_prefix_gradient_is_the_difference_quotient(data):
+    twin = data.draw(twins())
+    prefix = data.draw(prefixes(twin.spec, max_rows=2)).astype(np.float64)
+    batch = data.draw(examples(twin.spec["vocab_size"], min_input=1, max_examples=2))
+    _, grad = twin.loss_and_grad(prefix, batch)
+    assert_close(grad, differences(lambda p: twin.loss_and_grad(p, batch)[0], prefix))
+
+
+@given(st.data())
+def test_a_prompt_leaves_its_prefix(data):
+    """Logits after a prompt's rows and after its keys and values: the same numbers, so 1e-12."""
+    twin = data.draw(twins())
+    prompt = data.draw(prompts(twin.spec["hidden_size"])).astype(np.float64)
+    ids = data.draw(token_lists(twin.spec["vocab_size"], min_size=1))
+    whole = twin.logits(ids, prompt)[len(prompt) :]
+    after = twin.logits(ids, twin.key_values(prompt))
+    assert np.abs(after - whole).max() <= 1e-12 * max(1.0, np.abs(whole).max())
 
 
 @given(st.data())

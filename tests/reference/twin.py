@@ -58,20 +58,26 @@ class Twin:
         table = self.weights["embedding.weight"]
         return table[np.asarray(ids, dtype=np.int64)] * self.spec["embedding_scale"]
 
-    def forward(self, x: np.ndarray, length: int = 0) -> tuple[np.ndarray, dict]:
+    def forward(
+        self, x: np.ndarray, length: int = 0, prefix: np.ndarray | None = None
+    ) -> tuple[np.ndarray, dict]:
         """Logits `[T, V]` of one sequence of input rows x `[T, d]`, and what the backward pass
         needs.
 
-        `length` is that of the whole text, where the rows are only its beginning.
+        `length` is that of the whole text, where the rows are only its beginning. `prefix`
+        `[L, 2, P, K, h]` are the keys (as they are compared) and values of P positions before x.
         """
-        spec, saved = self.spec, {"length": length or len(x)}
+        first = 0 if prefix is None else prefix.shape[2]
+        spec, saved = self.spec, {"length": length or first + len(x), "first": first}
         x = x * spec["input_scale"]
         if spec["positions"] == "learned":
-            x = x + self.weights["position.weight"][: len(x)]
+            x = x + self.weights["position.weight"][first : first + len(x)]
         if spec["embedding_norm"]:
             x, saved["embedding_norm"] = self._norm("embedding_norm", x)
         for i in range(spec["num_layers"]):
-            saved[i] = {"length": saved["length"]}
+            saved[i] = {"length": saved["length"], "first": first}
+            if prefix is not None:
+                saved[i]["prefix"] = np.asarray(prefix[i], dtype=self.dtype)
             if spec["parallel_residual"]:
                 halves = self._attention(i, x, saved[i]), self._mlp(i, x, saved[i])
                 x = x + spec["residual_scale"] * (halves[0] + halves[1])
@@ -109,6 +115,10 @@ class Twin:
         if spec["embedding_norm"]:
             dx = self._norm_backward("embedding_norm", dx, saved["embedding_norm"])
         return dx * spec["input_scale"]
+
+    def prefix_gradient(self, saved: dict) -> np.ndarray:
+        """Gradient `[L, 2, P, K, h]` of the prefix, after `backward`."""
+        return np.stack([saved[i]["dprefix"] for i in range(self.spec["num_layers"])])
 
     def _add(self, half: str, i: int, x: np.ndarray, y: np.ndarray, saved: dict) -> np.ndarray:
         """The residual x and what a half of layer i adds to it."""
@@ -151,9 +161,11 @@ class Twin:
         k = self._heads(i, "k", x, spec["num_kv_heads"], saved)
         v = self._clip("v", self._linear(slot + "v", x), saved)
         v = v.reshape(len(x), spec["num_kv_heads"], -1)
+        if "prefix" in saved:
+            k, v = (np.concatenate(both) for both in zip(saved["prefix"], (k, v), strict=True))
         bias = None
         if spec["positions"] == "alibi":
-            bias = self.weights["alibi.bias"][:, : len(x)]
+            bias = self.weights["alibi.bias"][:, : len(k)]
         window = spec["windows"][i] if len(spec["windows"]) else 0
         out, attention = layers.attention(
             q, k, v, spec["attention_scale"], cap=spec["attention_soft_cap"],
@@ -169,6 +181,9 @@ class Twin:
         dq, dk, dv = layers.attention_backward(
             dout, q, k, v, attention, self.spec["attention_scale"]
         )
+        first = saved["first"]
+        saved["dprefix"] = np.stack([dk[:first], dv[:first]])
+        dk, dv = dk[first:], dv[first:]
         dx = (
             self._linear_backward(slot + "q", self._heads_backward(i, "q", dq, saved))
             + self._linear_backward(slot + "k", self._heads_backward(i, "k", dk, saved))
@@ -190,11 +205,11 @@ class Twin:
                 spec["norm"], x, weight.reshape(shape),
                 None if bias is None else bias.reshape(shape), spec["norm_eps"],
             )  # fmt: skip
-        return self._rotate(i, x, saved["length"])
+        return self._rotate(i, x, saved)
 
     def _heads_backward(self, i: int, part: str, dx: np.ndarray, saved: dict) -> np.ndarray:
         spec, slot = self.spec, f"layers.{i}.{part}_norm"
-        dx = self._rotate(i, dx, saved["length"], back=True)
+        dx = self._rotate(i, dx, saved, back=True)
         if spec["qk_norm"] in ("head", "heads"):
             shape = (dx.shape[1] if spec["qk_norm"] == "heads" else 1, -1)
             weight = self.weights[slot + ".weight"].reshape(shape)
@@ -245,14 +260,14 @@ class Twin:
     def _norm_backward(self, slot: str, dy: np.ndarray, saved: tuple) -> np.ndarray:
         return layers.norm_backward(self.spec["norm"], dy, self.weights[slot + ".weight"], saved)
 
-    def _rotate(self, i: int, x: np.ndarray, length: int, *, back: bool = False) -> np.ndarray:
+    def _rotate(self, i: int, x: np.ndarray, saved: dict, *, back: bool = False) -> np.ndarray:
         spec = self.spec
         which = spec["ropes"][i] if len(spec["ropes"]) else 0
         if spec["positions"] != "rotary" or which < 0:
             return x
-        frequencies = self.frequencies(length)[which]
+        frequencies = self.frequencies(saved["length"])[which]
         scale = self.weights["rope.scale"][which] if "rope.scale" in self.weights else 1.0
-        positions = np.arange(len(x), dtype=self.dtype)
+        positions = saved["first"] + np.arange(len(x), dtype=self.dtype)
         angles = positions[:, None] * frequencies
         turned = layers.rotate(x, angles, spec["rope_interleaved"], back=back)
         rotated = 2 * len(frequencies)
@@ -268,6 +283,9 @@ class Twin:
         return self.weights.get("head.weight", self.weights["embedding.weight"])
 
     # --- sequences with a prompt ------------------------------------------------------------------
+    #
+    # Wherever a prompt `[P, d]` stands, a prefix `[L, 2, P, K, h]` may stand in its place, and its
+    # gradient then has its shape.
 
     def rows(self, ids: Sequence[int], prompt: np.ndarray | None, at: int = 0) -> np.ndarray:
         """Input rows of a sequence: `prompt` `[P, d]` (or None) stands before the token with index
@@ -280,8 +298,16 @@ class Twin:
     def logits(
         self, ids: Sequence[int], prompt: np.ndarray | None = None, at: int = 0
     ) -> np.ndarray:
-        """Logits `[P + len(ids), V]` of every row, the prompt's rows among them."""
-        return self.forward(self.rows(ids, prompt, at))[0]
+        """Logits `[P + len(ids), V]` of every row, the prompt's rows among them; a prefix has
+        none."""
+        return self._run(ids, prompt, at)[0]
+
+    def _run(
+        self, ids: Sequence[int], prompt: np.ndarray | None, at: int
+    ) -> tuple[np.ndarray, dict]:
+        if np.ndim(prompt) == 5:
+            return self.forward(self.embed(ids), prefix=prompt)
+        return self.forward(self.rows(ids, prompt, at))
 
     def log_likelihood(
         self,
@@ -296,6 +322,12 @@ class Twin:
         logp = layers.log_softmax(logits[-len(target_ids) :])
         return logp[np.arange(len(target_ids)), np.asarray(target_ids)]
 
+    def key_values(self, x: np.ndarray, length: int = 0) -> np.ndarray:
+        """Keys and values `[L, 2, T, K, h]` that input rows x leave behind: their prefix."""
+        _, saved = self.forward(x, length)
+        layers_of = (saved[i]["attention"][1:3] for i in range(self.spec["num_layers"]))
+        return np.stack([np.stack(both) for both in layers_of])
+
     def _target_gradient(
         self,
         input_ids: Sequence[int],
@@ -306,7 +338,7 @@ class Twin:
     ) -> tuple[float, np.ndarray]:
         """``sum_j weights[j] * log p(target_ids[j])`` and its gradient to the prompt's rows."""
         count = len(target_ids)
-        logits, saved = self.forward(self.rows([*input_ids, *target_ids[:-1]], prompt, at))
+        logits, saved = self._run([*input_ids, *target_ids[:-1]], prompt, at)
         logp = layers.log_softmax(logits[-count:])
         picked = np.arange(count), np.asarray(target_ids)
         dlogits = np.zeros_like(logits)
@@ -314,7 +346,8 @@ class Twin:
         dlogits[-count:] = -np.exp(logp) * weights[:, None]
         dlogits[-count:][picked] += weights
         drows = self.backward(dlogits, saved)
-        return float((weights * logp[picked]).sum()), drows[at : at + len(prompt)]
+        grad = self.prefix_gradient(saved) if np.ndim(prompt) == 5 else drows[at : at + len(prompt)]
+        return float((weights * logp[picked]).sum()), grad
 
     def loss_and_grad(
         self, prompt: np.ndarray, examples: Sequence[tuple], at: int = 0
