@@ -47,6 +47,9 @@ ENGINE_FIELDS = (
     "logit_scale",
     "logit_soft_cap",
     "num_ropes",
+    "num_encoder_layers",
+    "encoder_vocab_size",
+    "relative_reach",
     "windows",
     "ropes",
 )
@@ -67,7 +70,7 @@ class Spec:
     norm_eps : float
         Added to the variance.
     positions : str
-        "rotary", "learned", "alibi" or "none".
+        "rotary", "learned", "alibi", "relative" or "none".
     rotary_dim : int
         Rotated channels of a head (even; 0 without rotary positions).
     rope_interleaved : bool
@@ -103,6 +106,13 @@ class Spec:
         Factor of what a half of a layer adds; of the logits.
     num_ropes : int
         Sets of rotary frequencies.
+    num_encoder_layers : int
+        Layers of the encoder that the decoder reads; 0 for a decoder alone. Its other sizes and
+        switches are the decoder's.
+    encoder_vocab_size : int
+        Rows of the encoder's own embedding; 0 where it has the decoder's.
+    relative_reach : int
+        With "relative" positions: keys further away have the bias of this distance.
     windows : tuple of int
         For every layer, how many rows a row sees, itself among them (0: all); empty for all.
     ropes : tuple of int
@@ -152,6 +162,9 @@ class Spec:
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
     num_ropes: int = 1
+    num_encoder_layers: int = 0
+    encoder_vocab_size: int = 0
+    relative_reach: int = 0
     windows: tuple[int, ...] = ()
     ropes: tuple[int, ...] = ()
     rope: Rope | None = None
