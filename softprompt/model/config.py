@@ -35,6 +35,13 @@ class ModelConfig:
         Whether the tokenizer puts them around a text.
     tie_word_embeddings : bool
         Whether the output head is the embedding table.
+    is_encoder_decoder : bool
+        Whether an encoder reads the input, with its prompt, and a decoder writes the target.
+        `num_layers` are the decoder's, `vocab_size` is that of the input.
+    num_encoder_layers : int
+    decoder_start_token_id : int or None
+        What the decoder reads before a target; None without an encoder, and where mBART begins with
+        a target's last token, its language.
     raw : dict
         The original config.json, or GGUF metadata without the vocabulary.
     """
@@ -56,6 +63,9 @@ class ModelConfig:
     adds_eos: bool
     tie_word_embeddings: bool
     raw: dict[str, Any] = field(repr=False, compare=False)
+    is_encoder_decoder: bool = False
+    num_encoder_layers: int = 0
+    decoder_start_token_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +153,7 @@ def huggingface_config(
         eos=ids("eos_token_id"),
         pad=ids("pad_token_id"),
         adds=adds,
+        start=ids("decoder_start_token_id") if spec.num_encoder_layers else (),
         raw=dict(config),
     )
 
@@ -176,11 +187,12 @@ def _config(
     pad: tuple[int, ...],
     adds: tuple[bool, bool],
     raw: dict[str, Any],
+    start: tuple[int, ...] = (),
 ) -> ModelConfig:
     return ModelConfig(
         family=spec.family,
         name_or_path=name_or_path,
-        vocab_size=spec.vocab_size,
+        vocab_size=spec.encoder_vocab_size or spec.vocab_size,
         hidden_size=spec.hidden_size,
         num_layers=spec.num_layers,
         num_attention_heads=spec.num_heads,
@@ -195,6 +207,9 @@ def _config(
         adds_eos=adds[1],
         tie_word_embeddings=spec.tied,
         raw=raw,
+        is_encoder_decoder=spec.num_encoder_layers > 0,
+        num_encoder_layers=spec.num_encoder_layers,
+        decoder_start_token_id=start[0] if start else None,
     )
 
 

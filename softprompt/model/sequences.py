@@ -10,7 +10,7 @@ import numpy as np
 
 from softprompt.prompt import SoftPrompt, validate_prompt_array
 
-__all__ = ["PromptTable", "check_ids", "check_weights", "is_several"]
+__all__ = ["PromptTable", "TextRows", "check_ids", "check_weights", "is_several"]
 
 
 def is_several(prompt: object) -> bool:
@@ -76,6 +76,26 @@ def check_weights(weights: object, count: int, *, where: str) -> np.ndarray:
         at = int(np.argmax(bad))
         raise ValueError(f"{where}: weight {array[at]} at {at}, expected finite and not negative")
     return array
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The rows of one text.
+
+    Attributes
+    ----------
+    symbols : ndarray of int32
+        Those of prompt, input and all but the last target; of a model with an encoder what its
+        decoder reads: a start token and all but the last target.
+    before : int
+        Place of the row that predicts the first target.
+    memory : ndarray of int32 or None
+        What the encoder reads: prompt and input.
+    """
+
+    symbols: np.ndarray
+    before: int
+    memory: np.ndarray | None = None
 
 
 @dataclass
