@@ -93,6 +93,7 @@ _GPT2_IDS = {"bos_token_id": 50256, "eos_token_id": 50256}
 _GEMMA_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 _COHERE_IDS = {"bos_token_id": 5, "eos_token_id": 255001, "pad_token_id": 0}
 _OLMO_IDS = {"eos_token_id": 50279, "pad_token_id": 1}
+_FAIRSEQ_IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 _DEFAULT_IDS = {
     **dict.fromkeys(("llama", "mistral", "granite", "phi", "bloom"), _LLAMA_IDS),
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj"), _GPT2_IDS),
@@ -105,6 +106,12 @@ _DEFAULT_IDS = {
     "opt": {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
     "falcon": {"bos_token_id": 11, "eos_token_id": 11},
     "stablelm": {"bos_token_id": 0, "eos_token_id": 0},
+    "bart": _FAIRSEQ_IDS | {"decoder_start_token_id": 2},
+    "mbart": _FAIRSEQ_IDS,
+    "m2m_100": _FAIRSEQ_IDS | {"decoder_start_token_id": 2},
+    "marian": {"eos_token_id": 0, "pad_token_id": 58100, "decoder_start_token_id": 58100},
+    "t5": {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0},
+    "mt5": {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0},
 }
 
 
