@@ -39,6 +39,10 @@ class ModelConfig:
         Whether an encoder reads the input, with its prompt, and a decoder writes the target.
         `num_layers` are the decoder's, `vocab_size` is that of the input.
     num_encoder_layers : int
+    forced_bos_token_id : int or None
+        What every text of the decoder begins with.
+    suppressed_token_ids : tuple of int
+        What is never generated: single tokens among ``bad_words_ids``, and ``suppress_tokens``.
     decoder_start_token_id : int or None
         What the decoder reads before a target; None without an encoder, and where mBART begins with
         a target's last token, its language.
@@ -66,6 +70,8 @@ class ModelConfig:
     is_encoder_decoder: bool = False
     num_encoder_layers: int = 0
     decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
+    suppressed_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,9 @@ def huggingface_config(
             value = config.get(key, text.get(key, defaults.get(key)))
         return _valid_ids(value, spec)
 
+    def first(key: str) -> int | None:
+        return next(iter(ids(key)), None) if spec.num_encoder_layers else None
+
     return _config(
         spec,
         name_or_path=name_or_path,
@@ -160,8 +169,12 @@ def huggingface_config(
         eos=ids("eos_token_id"),
         pad=ids("pad_token_id"),
         adds=adds,
-        start=ids("decoder_start_token_id") if spec.num_encoder_layers else (),
         raw=dict(config),
+        is_encoder_decoder=spec.num_encoder_layers > 0,
+        num_encoder_layers=spec.num_encoder_layers,
+        decoder_start_token_id=first("decoder_start_token_id"),
+        forced_bos_token_id=first("forced_bos_token_id"),
+        suppressed_token_ids=_suppressed(generation, config, spec),
     )
 
 
@@ -194,7 +207,7 @@ def _config(
     pad: tuple[int, ...],
     adds: tuple[bool, bool],
     raw: dict[str, Any],
-    start: tuple[int, ...] = (),
+    **of_encoder: Any,
 ) -> ModelConfig:
     return ModelConfig(
         family=spec.family,
@@ -214,10 +227,22 @@ def _config(
         adds_eos=adds[1],
         tie_word_embeddings=spec.tied,
         raw=raw,
-        is_encoder_decoder=spec.num_encoder_layers > 0,
-        num_encoder_layers=spec.num_encoder_layers,
-        decoder_start_token_id=start[0] if start else None,
+        **of_encoder,
     )
+
+
+def _suppressed(
+    generation: Mapping[str, Any], config: Mapping[str, Any], spec: Spec
+) -> tuple[int, ...]:
+    """Return tokens that are never generated: Marian must not write its padding."""
+    found: list[int] = []
+    for key in ("bad_words_ids", "suppress_tokens"):
+        value = generation.get(key)
+        value = config.get(key) if value is None else value
+        for entry in value if isinstance(value, list) else ():
+            alone = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
+            found += _valid_ids(alone, spec) if isinstance(alone, int) else ()
+    return tuple(dict.fromkeys(found))
 
 
 def _is_long(value: Any) -> bool:

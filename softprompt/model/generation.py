@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from softprompt.families import length_class
+from softprompt.model import encoder
 from softprompt.model.forest import pack
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.sampling import Sampler
@@ -52,6 +53,11 @@ class _Resident:
 
     def create(self, parent: int, capacity: int, frequencies: np.ndarray | None = None) -> int:
         segment = self.context.segment_create(parent, capacity, frequencies)
+        self.own.append(segment)
+        return segment
+
+    def create_memory(self, capacity: int) -> int:
+        segment = self.context.memory_create(capacity)
         self.own.append(segment)
         return segment
 
@@ -231,10 +237,14 @@ def _run(
     resident = _Resident(model, worker, table)
     end_ids = set(getattr(model.config, "eos_token_ids", ()))
     watch = bool(stop) or stream is not None
+    prefill = encoder.prefill if model.spec.num_encoder_layers else _prefill
+    suppressed = list(model.config.suppressed_token_ids)
     try:
-        active = [i for i, text in enumerate(texts) if text.limit > 0]
-        logits = _prefill(resident, texts)[active]
+        logits = prefill(resident, texts)
+        active = [i for i, text in enumerate(texts) if text.limit > len(text.new)]
+        logits = logits[active]
         while active:
+            logits[:, suppressed] = -np.inf
             for row, i in enumerate(active):
                 text = texts[i]
                 token = sampler.choose(logits[row], text.stream)
@@ -262,6 +272,11 @@ def _batches(
     # Logits twice: those of the last rows, and those that they came from.
     sizes = [(len(text.ids) + text.limit) * row_bytes + 8 * spec.vocab_size for text in texts]
     prompts = 0 if table.matrix is None else len(table.matrix) * row_bytes
+    if spec.num_encoder_layers:  # a prompt is a part of what each text's encoder reads
+        for i, text in enumerate(texts):
+            rows = table.rows(text.which)
+            sizes[i] += (rows.stop - rows.start + 1) * row_bytes
+        prompts = 0
     spare = model._workers.spare_bytes
     # Half of what is left: the other half is for the rows that are computed together.
     room = CACHE_BYTES if spare is None else min(CACHE_BYTES, (spare - prompts) // 2)
@@ -311,7 +326,8 @@ def generate(
     Returns
     -------
     list of str or of list of int
-        What is new, without the end token.
+        What is new, without the end token; of a model with an encoder what its decoder writes,
+        tokens that are forced (a language, ``forced_bos_token_id``) among them.
 
     Raises
     ------
@@ -346,7 +362,8 @@ def generate(
         same = (ids.tobytes(), w)
         repetition = seen.get(same, 0)
         seen[same] = repetition + 1
-        limit = min(int(max_new_tokens), model.spec.max_positions - length)
+        room = model.spec.max_positions - (0 if model.spec.num_encoder_layers else length)
+        limit = min(int(max_new_tokens), room)
         number = length_class(model.spec, length)
         texts.append(_Text(ids, w, sampler.stream(repetition), limit, number))
 

@@ -12,7 +12,8 @@ import pytest
 from engine.build import engine_model, without_sharing
 from engine.compare import assert_gradient, assert_rows
 from hypothesis import given
-from reference.random_specs import pair_twins, prompts, token_lists
+from reference.pair import PairTwin
+from reference.random_specs import pair_twins, prompts, random_weights, token_lists
 
 from softprompt import SoftPrompt, _core
 
@@ -51,7 +52,7 @@ def test_logits(data):
 
 
 def test_a_target_without_tokens_has_no_logits():
-    twin = pair_twins(vocab_size=12, encoder_vocab_size=0).example()
+    twin = small_twin()
     (logits,) = engine_model(twin).logits([([1, 2], [])])
     assert logits.shape == (0, 12)
 
@@ -166,7 +167,7 @@ def test_prompt_after_bos(data):
 
 
 @given(st.data())
-def test_threads_change_no_bit_and_the_workspace_is_what_was_said(data):
+def test_threads_change_no_bit(data):
     twin = data.draw(pair_twins())
     prompt = data.draw(prompts(twin.spec["hidden_size"]))
     batch = data.draw(batches(twin))
@@ -179,7 +180,61 @@ def test_threads_change_no_bit_and_the_workspace_is_what_was_said(data):
     np.testing.assert_array_equal(answers[0][1], answers[1][1])
 
 
+@given(st.data())
+def test_greedy_tokens(data):
+    """Where the best logit leads the second by more than rounding."""
+    twin = data.draw(pair_twins())
+    prompt = data.draw(st.none() | prompts(twin.spec["hidden_size"]))
+    minimum = 0 if prompt is not None else 1
+    inputs = [e[0] for e in data.draw(batches(twin, min_input=minimum))]
+    got = engine_model(twin).generate(inputs, prompt, max_new_tokens=6, return_ids=True)
+    for ids, new in zip(inputs, got, strict=True):
+        expected, margin = twin.greedy(ids, 6, prompt)
+        if margin > 1e-3:
+            assert new == expected
+
+
+@given(st.data())
+def test_one_prompt_for_each_input(data):
+    twin = data.draw(pair_twins())
+    each = [data.draw(prompts(twin.spec["hidden_size"])), None]
+    each.append(data.draw(prompts(twin.spec["hidden_size"])))
+    model, inputs = engine_model(twin), [[1, 2], [1, 2], [1, 2]]
+    got = model.generate(inputs, each, max_new_tokens=4, return_ids=True)
+    for ids, prompt, new in zip(inputs, each, got, strict=True):
+        expected, margin = twin.greedy(ids, 4, prompt)
+        if margin > 1e-3:
+            assert new == expected
+
+
+def test_a_text_ends_with_the_context():
+    model = engine_model(small_twin(max_positions=5))
+    assert len(model.generate([[1, 2, 3]], max_new_tokens=50, return_ids=True)[0]) == 5
+    with pytest.raises(ValueError, match="longer than the model's context of 5"):
+        model.generate([[1] * 6])
+
+
+def test_samples_repeat_with_their_seed():
+    model = engine_model(small_twin())
+    options = {"temperature": 1.5, "seed": 3, "max_new_tokens": 9, "return_ids": True}
+    once = model.generate([[1, 2], [1, 2], [4]], **options)
+    assert once == model.generate([[1, 2], [1, 2], [4]], **options)
+    assert once[0] != once[1]
+
+
 # ---- the engine's own intake ----
+
+
+def small_twin(**changes):
+    spec = {
+        "vocab_size": 12, "hidden_size": 4, "num_layers": 2, "num_encoder_layers": 1,
+        "num_heads": 2, "num_kv_heads": 1, "head_dim": 3, "intermediate_size": 5,
+        "max_positions": 32, "norm": "rms", "norm_eps": 1e-5, "positions": "none",
+        "rotary_dim": 0, "rope_interleaved": False, "activation": "relu", "gated": False,
+        "attention_scale": 0.5,
+    }  # fmt: skip
+    spec |= changes
+    return PairTwin(spec, random_weights(spec, seed=4))
 
 
 def arrays(*lists):
@@ -191,8 +246,7 @@ GOOD = ([-1, -1, -1, 2], [0, 2, 3, 5, 6], [1, 2, 3, 4, 5, 6], [-2, -2, 0, 0])
 
 @pytest.fixture
 def context():
-    twin = pair_twins(vocab_size=12, encoder_vocab_size=0, hidden_size=4).example()
-    return _core.Context(engine_model(twin)._workers.core)
+    return _core.Context(engine_model(small_twin())._workers.core)
 
 
 def test_a_forest_as_the_engine_takes_it(context):
