@@ -1,6 +1,7 @@
-/* The engine's public interface: a frozen transformer decoder, its forward pass over a forest of
- * segments, and the gradient of a loss with respect to the virtual tokens (the soft prompt) or to
- * the keys and values that stand before a text in every layer (a prefix).
+/* The engine's public interface: a frozen transformer (a decoder, or an encoder and a decoder), its
+ * forward pass over a forest of segments, and the gradient of a loss with respect to the virtual
+ * tokens (the soft prompt) or to the keys and values that stand before a text in every layer (a
+ * prefix).
  *
  * Nothing here knows Python. Every function that can fail returns a status and describes the
  * failure in `error`; nothing aborts, prints or reads the environment.
@@ -76,6 +77,7 @@ typedef enum {
     SP_POSITIONS_ROTARY,
     SP_POSITIONS_LEARNED,
     SP_POSITIONS_ALIBI, /* a bias of the scores, linear in the distance (arXiv 2108.12409) */
+    SP_POSITIONS_RELATIVE, /* a bias of the scores by the distance (arXiv 1910.10683, 2.1) */
 } sp_positions;
 typedef enum {
     SP_SILU = 0,
@@ -97,6 +99,10 @@ typedef struct {
     int32_t max_positions;     /* longest path through the forest */
     int32_t rotary_dim;        /* even, <= head_dim; the rest of a head is not rotated */
     int32_t num_ropes;         /* rotary: sets of frequencies, of which each layer has one */
+    int32_t num_encoder_layers; /* 0: a decoder alone. Otherwise positions are learned, relative or
+                                 * none, and halves stand one after the other */
+    int32_t encoder_vocab_size; /* of the encoder's own embedding; 0: it has the decoder's */
+    int32_t relative_reach;    /* relative: keys further away have the bias of this distance */
     sp_norm norm;
     sp_norm_place norm_place;
     sp_qk_norm qk_norm;        /* of the kind `norm` */
@@ -106,7 +112,7 @@ typedef struct {
     int rope_interleaved;      /* rotate pairs (2i, 2i+1), otherwise (i, i + rotary_dim / 2) */
     int parallel_residual;     /* x + attention(norm(x)) + MLP(norm(x)), otherwise one after other */
     int embedding_norm;        /* a norm of all input rows */
-    int final_norm;            /* a norm before the head */
+    int final_norm;            /* a norm before the head, and of what an encoder gives */
     float norm_eps;
     float attention_scale;     /* of the query-key products */
     float attention_soft_cap;  /* cap * tanh(score / cap); 0: none */
@@ -131,12 +137,19 @@ void sp_model_destroy(sp_model *model);
  *   embedding.weight [V, d]   position.weight [max_positions, d]
  *   rope.inv_freq [num_ropes, rotary_dim/2]   rope.scale [1, num_ropes] of rotated heads (absent: 1)
  *   alibi.bias [num_heads, max_positions] by the position of a key
+ *   relative.bias [num_heads, 2 * relative_reach + 1] by the position of a key less the query's
  *   embedding_norm.{weight,bias} [1, d]   final_norm.{weight,bias} [1, d]
  *   layers.N.{attn_norm,mlp_norm}.{weight,bias} [1, d] before the halves of a layer
  *   layers.N.{attn_out_norm,mlp_out_norm}.{weight,bias} [1, d] after them
  *   layers.N.{q_norm,k_norm}.{weight,bias} [1, head_dim], or of all heads [1, heads * head_dim]
  *   layers.N.{q,k,v,o,gate,up,down}.{weight [out, in], bias [1, out]}
  *   head.weight [V, d] (absent: the embedding)   head.bias [1, V]
+ * With an encoder also the decoder's attention to what the encoder gives
+ *   layers.N.{cross_norm,cross_out_norm}.{weight,bias} [1, d]
+ *   layers.N.{cross_q,cross_k,cross_v,cross_o}.{weight [out, in], bias [1, out]}
+ * and, with "encoder." before their names, the encoder's own
+ *   embedding.weight [encoder_vocab_size, d]   position.weight   relative.bias
+ *   embedding_norm.{weight,bias}   final_norm.{weight,bias}   layers.N.* but cross_*
  */
 sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *data, int64_t rows,
                               int64_t cols, sp_error *error);
@@ -147,6 +160,7 @@ int32_t sp_model_vocab_size(const sp_model *model);
 int32_t sp_model_num_frequencies(const sp_model *model); /* num_ropes * rotary_dim/2, or 0 */
 int32_t sp_model_num_layers(const sp_model *model);
 int32_t sp_model_kv_width(const sp_model *model); /* of a row of keys: num_kv_heads * head_dim */
+int sp_model_has_encoder(const sp_model *model);
 
 /* Stored weights (F16, BF16, or a block type of GGUF by its name) to float32. num_bytes has to be
  * what num_numbers take in that type. */
@@ -160,7 +174,12 @@ sp_status sp_dequantize(const char *type, const uint8_t *bytes, size_t num_bytes
  *
  * A segment without rows is a prefix: keys and values that are given and never computed. It has no
  * parent, and its children's positions begin behind it. The p-th of them, in the forest's order, is
- * the rows prefix_starts[p] .. prefix_starts[p + 1] of `prefix`. */
+ * the rows prefix_starts[p] .. prefix_starts[p + 1] of `prefix`.
+ *
+ * With an encoder its segments stand first. They have no parents, each row sees its whole segment,
+ * and they alone hold virtual tokens; there are no prefixes. The decoder's trees follow in the order
+ * of the encoder segments that they read. */
+enum { SP_ENCODER = -2 };
 typedef struct {
     int32_t num_segments;
     int32_t num_virtual;    /* rows of `prompt` */
@@ -173,6 +192,8 @@ typedef struct {
     /* [num_layers][keys, values][prefix rows, kv_width]; keys as they are compared, rotated where
      * the model rotates them. NULL if there are none. */
     const float *prefix;
+    const int32_t *memories; /* [num_segments] SP_ENCODER, or the encoder segment that a decoder
+                              * segment reads, its parent's; NULL for a decoder alone */
     /* Frequencies that depend on the length of a text: */
     int32_t num_frequencies;
     const float *frequencies;    /* [num_frequencies, num_ropes, rotary_dim/2]; NULL: the model's */
@@ -247,8 +268,14 @@ sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_ro
  * all below it; NULL: the model's. */
 sp_status sp_segment_create(sp_context *context, int32_t parent, int32_t capacity,
                             const float *frequencies, int32_t *segment, sp_error *error);
+/* A resident segment of the encoder. It gets all its rows in one call, which computes what every
+ * layer of the decoder reads of them; only that stays. A segment that is created under it begins a
+ * text of the decoder that reads it. */
+sp_status sp_memory_create(sp_context *context, int32_t capacity, int32_t *segment,
+                           sp_error *error);
 /* Appends rows: part p adds the symbols starts[p] .. starts[p + 1] to segments[p] (no segment
- * twice, parents before children). logits [num_rows, V] after each of the call's `rows`. */
+ * twice, parents before children; all of the encoder, or none). logits [num_rows, V] after each of
+ * the call's `rows`, none where they are the encoder's. */
 sp_status sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segments,
                             const int32_t *starts, const int32_t *symbols, int32_t num_virtual,
                             const float *prompt, int32_t num_rows, const int32_t *rows,
@@ -264,7 +291,8 @@ sp_status sp_segment_fill(sp_context *context, int32_t segment, int32_t num_rows
                           const float *prefix, sp_error *error);
 /* What a segment's rows left for those after them: keys as they are compared, rotated where the
  * model rotates them. Layer l's keys [num_rows, kv_width] stand at keys + l * layer_stride, its
- * values likewise. Borrowed, until the segment grows or is released. */
+ * values likewise; of an encoder's segment those that layer l of the decoder reads. Borrowed, until
+ * the segment grows or is released. */
 typedef struct {
     int32_t num_layers, num_rows, kv_width;
     size_t layer_stride;

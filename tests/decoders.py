@@ -461,7 +461,7 @@ def draw_weights(shapes: Mapping[str, tuple[int, ...]], model_type: str, seed: i
         uniform = 2.0 * random.random_sample(tuple(shape)) - 1.0
         if name.endswith(".bias"):
             values = 0.4 * uniform
-        elif len(shape) == 1 or "norm" in name.rsplit(".", 2)[-2]:
+        elif len(shape) == 1 or "norm" in ".".join(name.split(".")[-2:-1]):
             values = 1.05 + 0.55 * uniform - (1.0 if model_type.startswith("gemma") else 0.0)
         elif any(part in name for part in ("embed_", "wte", "wpe", "word_embeddings")):
             values = (0.3 if model_type.startswith("gemma") else 1.4) * uniform

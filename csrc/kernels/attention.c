@@ -202,11 +202,35 @@ mixture_of(const view *v, float *out, const float *scores, int of_keys)
     }
 }
 
+static void
+add_number(float *row, float number, int32_t first, int32_t end)
+{
+    for (int32_t j = first; j < end; j++) {
+        row[j] += number;
+    }
+}
+
+/* row[j] for the keys first .. end - 1 of a query that stands at `place` among them. */
+static void
+add_distance_bias(const sp_scores *rule, float *row, int32_t first, int32_t end, int32_t head,
+                  int32_t place)
+{
+    int32_t reach = rule->relative_reach;
+    const float *bias = rule->relative + (int64_t)head * (2 * (int64_t)reach + 1);
+    int32_t near = sp_min32(end, sp_max32(first, place - reach));
+    int32_t far = sp_min32(end, place < INT32_MAX - reach ? place + reach + 1 : INT32_MAX);
+    add_number(row, bias[0], first, near);
+    if (near < far) {
+        sp_kernels_now()->add(row + near, bias + (near - place + reach), far - near);
+    }
+    add_number(row, bias[2 * (int64_t)reach], sp_max32(near, far), end);
+}
+
 /* The row of one query and head: the products first .. end - 1 become scores. Those with a soft
  * cap are also written to `capped`, before the bias; NULL: not wanted. */
 static void
 finish_scores(const sp_scores *rule, float *row, int32_t first, int32_t end, int32_t head,
-              float *capped)
+              int32_t place, float *capped)
 {
     const sp_kernels *kernels = sp_kernels_now();
     if (rule->soft_cap != 0.0f) {
@@ -218,6 +242,9 @@ finish_scores(const sp_scores *rule, float *row, int32_t first, int32_t end, int
     if (rule->alibi != NULL) {
         const float *bias = rule->alibi + head * rule->alibi_stride;
         kernels->add_relative(row + first, bias + first, bias[end - 1], end - first);
+    }
+    if (rule->relative != NULL) {
+        add_distance_bias(rule, row, first, end, head, place);
     }
 }
 
@@ -253,7 +280,8 @@ forward_task(void *argument, int task, int thread)
         int32_t seen = v.block->ancestor_rows + a->queries[i].visible;
         int32_t first = first_key(job->rule, seen);
         float *row = scores + (int64_t)r * v.keys;
-        finish_scores(job->rule, row, first, seen, head, NULL);
+        finish_scores(job->rule, row, first, seen, head,
+                      v.block->ancestor_rows + a->queries[i].index, NULL);
         job->lse[(int64_t)i * a->num_heads + head] =
             kernels->softmax_forward(row + first, seen - first);
         memset(row, 0, (size_t)first * sizeof *row);
@@ -325,7 +353,8 @@ backward_block(const backward_job *job, int32_t strand, int32_t block, int32_t k
         int32_t seen = v.block->ancestor_rows + a->queries[i].visible;
         int32_t first = first_key(job->rule, seen), n = seen - first;
         float *row = p + (int64_t)r * v.keys, *drow = ds + (int64_t)r * v.keys;
-        finish_scores(job->rule, row, first, seen, head, capped);
+        finish_scores(job->rule, row, first, seen, head,
+                      v.block->ancestor_rows + a->queries[i].index, capped);
         kernels->softmax_again(row + first, job->lse[(int64_t)i * a->num_heads + head], n);
         kernels->softmax_backward(drow + first, row + first, n);
         if (soft_cap != 0.0f) {

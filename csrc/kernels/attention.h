@@ -1,4 +1,6 @@
-/* Attention over a forest: a query sees whole ancestor segments and a prefix of its own segment.
+/* Attention over a forest: a query sees whole ancestor segments and a prefix of its own segment
+ * (causal), all of its own segment (an encoder), or all of another one (an encoder's, read by a
+ * decoder).
  *
  * Queries of sibling segments that stand side by side form a block, so that the keys and values
  * of their common ancestors are read once per block and not once per segment.
@@ -22,8 +24,9 @@ typedef struct {
 } sp_span;
 
 typedef struct {
-    int32_t own;      /* span of its segment */
-    int32_t visible;  /* rows of that span that it sees: its index in the segment + 1 */
+    int32_t own;      /* span of its segment, or of the one that it reads */
+    int32_t visible;  /* rows of that span that it sees: causal its index in the segment + 1 */
+    int32_t index;    /* in its own segment */
     int32_t is_virtual; /* its segment holds virtual tokens */
 } sp_query;
 
@@ -54,6 +57,9 @@ typedef struct {
     int32_t window;      /* keys that a query sees, its own among them; 0: all before it */
     const float *alibi;  /* [num_heads, alibi_stride] bias of a key by its position; NULL: none */
     int64_t alibi_stride;
+    const float *relative; /* [num_heads, 2 * relative_reach + 1] bias of a key by its distance, its
+                            * place on the path less the query's; NULL: none */
+    int32_t relative_reach; /* larger distances have the bias of this one */
 } sp_scores;
 
 /* Queries of one block at most, so that its scores stay in the cache. */

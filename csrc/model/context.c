@@ -53,7 +53,7 @@ sp_context_destroy(sp_context *context)
         return;
     }
     for (int32_t s = 0; s < context->num_segments; s++) {
-        sp_free(context->segments[s].k);
+        sp_free(context->residents[s].block);
     }
     sp_free(context->segments);
     sp_free(context->residents);

@@ -8,7 +8,8 @@
 typedef struct {
     int32_t in_use;
     int32_t capacity;
-    int32_t children;
+    int32_t children; /* of an encoder segment those that read it, too */
+    float *block;     /* owned: keys and values [2][L][capacity, kv_width], own frequencies */
 } sp_resident;
 
 struct sp_context {
@@ -16,7 +17,7 @@ struct sp_context {
     char *workspace;        /* owned, kept between calls */
     size_t workspace_bytes;
     int32_t num_segments;   /* length of the two tables */
-    sp_segment *segments;   /* k, v owned: one block, [2][L][capacity, kv_width] */
+    sp_segment *segments;   /* k, v (of an encoder memory_k, memory_v) in the residents' blocks */
     sp_resident *residents;
     size_t resident_bytes;
 };

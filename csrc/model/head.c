@@ -262,7 +262,7 @@ sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dt
         return;
     }
     if (model->spec.final_norm) {
-        sp_norm_forward(pass, &model->final_norm, heads->hidden, stats, pass->top, m);
+        sp_norm_forward(pass, &model->decoder.final_norm, heads->hidden, stats, pass->top, m);
     }
     else {
         memcpy(heads->hidden, pass->top, (size_t)m * (size_t)d * sizeof(float));
@@ -306,7 +306,8 @@ sp_heads_run(sp_heads *heads, sp_pass *pass, int32_t first, int32_t m, float *dt
         size_t bytes = (size_t)m * (size_t)d * sizeof *dtop;
         if (model->spec.final_norm) {
             memset(dtop, 0, bytes);
-            sp_norm_backward(pass, &model->final_norm, dtop, heads->dhidden, pass->top, stats, m);
+            sp_norm_backward(pass, &model->decoder.final_norm, dtop, heads->dhidden, pass->top,
+                             stats, m);
         }
         else {
             memcpy(dtop, heads->dhidden, bytes);

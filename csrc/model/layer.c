@@ -25,16 +25,20 @@ sp_rows_scatter_add(float *to, const float *from, const int32_t *rows, int32_t c
 
 /* ---- embedding ---- */
 
-/* The input row of a symbol, before the embedding norm. */
+/* The input row r of a pack, before the embedding norm. */
 static void
-input_row(const sp_pass *pass, float *x, int32_t symbol, int32_t position)
+input_row(const sp_pass *pass, const sp_pack *pack, float *x, int32_t r)
 {
     const sp_model *model = pass->model;
-    int32_t d = model->spec.hidden_size;
+    const sp_stack *stack = sp_model_stack(model, pack->encoder);
+    int32_t d = model->spec.hidden_size, symbol = pack->symbols[r];
+    const float *table = stack->embedding == NULL ? model->decoder.embedding : stack->embedding;
     const float *row = symbol < 0 ? pass->prompt + (int64_t)(-1 - symbol) * d
-                                  : model->embedding + (int64_t)symbol * d;
+                                  : table + (int64_t)symbol * d;
     float scale = model->spec.input_scale * (symbol < 0 ? 1.0f : model->spec.embedding_scale);
-    const float *place = model->position == NULL ? NULL : model->position + (int64_t)position * d;
+    const float *place = stack->position == NULL
+                             ? NULL
+                             : stack->position + (int64_t)pack->positions[r] * d;
     for (int32_t i = 0; i < d; i++) {
         x[i] = scale * row[i] + (place == NULL ? 0.0f : place[i]);
     }
@@ -47,11 +51,11 @@ sp_embed_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act)
     sp_saved saved = sp_activations_layer(act, model, 0);
     float *rows = model->spec.embedding_norm ? pass->hidden : saved.x;
     for (int32_t r = 0; r < pack->num_rows; r++) {
-        input_row(pass, rows + (int64_t)r * model->spec.hidden_size, pack->symbols[r],
-                  pack->positions[r]);
+        input_row(pass, pack, rows + (int64_t)r * model->spec.hidden_size, r);
     }
     if (model->spec.embedding_norm) { /* its statistics are computed again for virtual rows */
-        sp_norm_forward(pass, &model->embedding_norm, saved.x, saved.norm1, rows, pack->num_rows);
+        sp_norm_forward(pass, &sp_model_stack(model, pack->encoder)->embedding_norm, saved.x,
+                        saved.norm1, rows, pack->num_rows);
     }
     sp_rotation_prepare(pass, pack);
 }
@@ -63,17 +67,15 @@ embed_backward(sp_pass *pass, const sp_pack *pack)
     const sp_spec *spec = &pass->model->spec;
     int32_t p = pack->num_virtual, d = spec->hidden_size;
     if (spec->embedding_norm) {
+        const sp_norm_weights *norm = &sp_model_stack(pass->model, pack->encoder)->embedding_norm;
         sp_norm_rows stats = {pass->virtual_stats, pass->virtual_stats + p};
         for (int32_t i = 0; i < p; i++) {
-            int32_t r = pack->virtual_rows[i];
-            input_row(pass, pass->virtual_x + (int64_t)i * d, pack->symbols[r], pack->positions[r]);
+            input_row(pass, pack, pass->virtual_x + (int64_t)i * d, pack->virtual_rows[i]);
         }
-        sp_norm_forward(pass, &pass->model->embedding_norm, pass->virtual_dh, stats,
-                        pass->virtual_x, p);
+        sp_norm_forward(pass, norm, pass->virtual_dh, stats, pass->virtual_x, p);
         memcpy(pass->virtual_dh, pass->virtual_dx, (size_t)p * (size_t)d * sizeof(float));
         memset(pass->virtual_dx, 0, (size_t)p * (size_t)d * sizeof(float));
-        sp_norm_backward(pass, &pass->model->embedding_norm, pass->virtual_dx, pass->virtual_dh,
-                         pass->virtual_x, stats, p);
+        sp_norm_backward(pass, norm, pass->virtual_dx, pass->virtual_dh, pass->virtual_x, stats, p);
     }
 }
 
@@ -334,8 +336,8 @@ sum_task(void *argument, int task, int thread)
     job->pass->kernels->add_scaled(job->y + at, job->x + at, job->z + at, job->scale, n);
 }
 
-static void
-add_rows(sp_pass *pass, float *y, const float *x, const float *z, float scale, int32_t n)
+void
+sp_rows_add(sp_pass *pass, float *y, const float *x, const float *z, float scale, int32_t n)
 {
     sum_job job = {pass, y, x, z, scale, n};
     sp_pass_rows(pass, n, sum_task, &job);
@@ -353,6 +355,13 @@ static half_end
 attention_end(const sp_layer *layer, const sp_saved *saved)
 {
     return (half_end){&layer->o, &layer->attn_out_norm, saved->branch1, saved->out_norm1};
+}
+
+static half_end
+cross_end(const sp_layer *layer, const sp_saved *saved)
+{
+    return (half_end){&layer->cross_o, &layer->cross_out_norm, saved->cross_branch,
+                      saved->cross_out_norm};
 }
 
 static half_end
@@ -380,7 +389,7 @@ end_forward(sp_pass *pass, const half_end *end, float *out, const float *from,
         if (norm_of_branch) {
             sp_norm_forward(pass, end->norm, pass->branch, end->rows, added, n);
         }
-        add_rows(pass, sum, residual, pass->branch, spec->residual_scale, n);
+        sp_rows_add(pass, sum, residual, pass->branch, spec->residual_scale, n);
     }
     if (post) {
         sp_norm_forward(pass, end->norm, out, end->rows, sum, n);
@@ -402,7 +411,7 @@ end_backward(sp_pass *pass, const half_end *end, float *dfrom, float *dx, int32_
     }
     if (spec->residual_scale != 1.0f) {
         memset(pass->branch, 0, bytes);
-        add_rows(pass, pass->branch, pass->branch, dy, spec->residual_scale, n);
+        sp_rows_add(pass, pass->branch, pass->branch, dy, spec->residual_scale, n);
         dy = pass->branch;
     }
     if (sp_norms_after(spec) && spec->norm_place != SP_NORM_POST) {
@@ -434,7 +443,7 @@ begin_backward(sp_pass *pass, const sp_norm_weights *norm, sp_norm_rows rows, fl
         sp_norm_backward(pass, norm, dx, dy, x, rows, n);
     }
     else {
-        add_rows(pass, dx, dx, dy, 1.0f, n);
+        sp_rows_add(pass, dx, dx, dy, 1.0f, n);
     }
 }
 
@@ -514,38 +523,99 @@ mlp_backward(sp_pass *pass, const sp_layer *layer, const sp_saved *saved, float 
 }
 
 static sp_scores
-scores_of_layer(const sp_model *model, const sp_layer *layer)
+scores_of_layer(const sp_model *model, const sp_stack *stack, const sp_layer *layer)
 {
     return (sp_scores){.scale = model->spec.attention_scale,
                        .soft_cap = model->spec.attention_soft_cap,
                        .window = layer->window,
                        .alibi = model->alibi,
-                       .alibi_stride = model->spec.max_positions};
+                       .alibi_stride = model->spec.max_positions,
+                       .relative = stack->relative,
+                       .relative_reach = model->spec.relative_reach};
 }
 
-/* New keys and values of resident segments go to the segments' own memory. */
+/* ---- attention to an encoder: between the halves ---- */
+
+/* What is read has no place beside the reader: no bias. */
+static sp_scores
+cross_scores(const sp_model *model)
+{
+    return (sp_scores){.scale = model->spec.attention_scale,
+                       .soft_cap = model->spec.attention_soft_cap};
+}
+
+/* saved->x_cross [n, d] -> saved->x_mid */
 static void
-store_resident(const sp_pass *pass, const sp_pack *pack, const float *k, const float *v,
-               int32_t layer)
+cross_forward(sp_pass *pass, const sp_pack *pack, const sp_attention *attention,
+              const sp_saved *saved, int32_t index, int32_t n)
+{
+    const sp_layer *layer = &pass->model->decoder.layers[index];
+    const float *in = begin_forward(pass, &layer->cross_norm, saved->cross_norm, saved->x_cross, n);
+    sp_linear_forward(pass->team, 1, (float *[]){saved->cross_q}, in,
+                      (const sp_linear *[]){&layer->cross_q}, n, NULL);
+    sp_scores rule = cross_scores(pass->model);
+    sp_pack_memories(pack, attention, pass->segments, index, pass->spans);
+    sp_attention_forward(pass->team, attention, &rule, pass->spans, pass->mixed, saved->cross_lse,
+                         saved->cross_q, pass->attention);
+    half_end ends = cross_end(layer, saved);
+    end_forward(pass, &ends, saved->x_mid, pass->mixed, saved->x_cross, n);
+}
+
+/* dx [n, d]: the gradient of x_mid becomes that of x_cross, but in the first layer, where nobody
+ * needs it. What is read gets its own. */
+static void
+cross_backward(sp_pass *pass, const sp_pack *pack, const sp_attention *attention,
+               const sp_saved *saved, int32_t index, float *dx, int32_t n)
+{
+    const sp_layer *layer = &pass->model->decoder.layers[index];
+    half_end ends = cross_end(layer, saved);
+    end_backward(pass, &ends, pass->mixed, dx, n);
+    sp_scores rule = cross_scores(pass->model);
+    sp_pack_memories(pack, attention, pass->segments, index, pass->spans);
+    sp_attention_backward(pass->team, attention, &rule, pass->spans, pass->mixed, pass->mixed,
+                          saved->cross_q, saved->cross_lse, pass->attention, pass->strands,
+                          index == 0);
+    if (index > 0) {
+        sp_linear_backward(pass->team, 1, pass->hidden, (const float *[]){pass->mixed},
+                           (const sp_linear *[]){&layer->cross_q}, n);
+        begin_backward(pass, &layer->cross_norm, saved->cross_norm, dx, pass->hidden,
+                       saved->x_cross, n);
+    }
+}
+
+/* ---- a layer ---- */
+
+void
+sp_store_resident(const sp_pass *pass, const sp_pack *pack, const float *k, const float *v,
+                  int32_t layer)
 {
     size_t width = (size_t)pass->model->kv_width;
     for (int32_t p = 0; p < pack->num_parts; p++) {
         const sp_part *part = &pack->parts[p];
         const sp_segment *segment = &pass->segments[part->segment];
-        size_t to = (size_t)layer * segment->stride + (size_t)part->first * width;
+        size_t stride = pack->encoder ? segment->memory_stride : segment->stride;
+        size_t to = (size_t)layer * stride + (size_t)part->first * width;
         size_t from = (size_t)part->row * width, bytes = (size_t)part->count * width * sizeof(float);
-        memcpy(segment->k + to, k + from, bytes);
-        memcpy(segment->v + to, v + from, bytes);
+        memcpy((pack->encoder ? segment->memory_k : segment->k) + to, k + from, bytes);
+        memcpy((pack->encoder ? segment->memory_v : segment->v) + to, v + from, bytes);
     }
+}
+
+/* The layer that only head rows leave. All rows of an encoder are read. */
+static int
+is_last(const sp_pack *pack, const sp_stack *stack, int32_t index)
+{
+    return !pack->encoder && index == stack->num_layers - 1;
 }
 
 void
 sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, int32_t index)
 {
     const sp_model *model = pass->model;
-    const sp_layer *layer = &model->layers[index];
+    const sp_stack *stack = sp_model_stack(model, pack->encoder);
+    const sp_layer *layer = &stack->layers[index];
     int32_t n = pack->num_rows, d = model->spec.hidden_size;
-    int last = index == model->spec.num_layers - 1;
+    int last = is_last(pack, stack, index);
     int32_t r = last ? pack->num_head_rows : n;
     const sp_attention *attention = last ? &pack->head : &pack->all;
     sp_saved saved = sp_activations_layer(act, model, index);
@@ -570,22 +640,26 @@ sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, 
     heads_job heads = {.pass = pass, .layer = layer, .saved = &saved, .q = saved.q,
                        .q_rows = last ? pack->head_rows : NULL, .num_q = r, .k = k, .v = v, .n = n};
     run_heads(&heads);
-    if (act->keep == SP_KEEP_RESIDENT) {
-        store_resident(pass, pack, k, v, index);
+    if (act->keep == SP_KEEP_RESIDENT && !pack->encoder) {
+        sp_store_resident(pass, pack, k, v, index);
     }
     if (r == 0) {
         return;
     }
-    sp_scores rule = scores_of_layer(model, layer);
+    sp_scores rule = scores_of_layer(model, stack, layer);
     sp_pack_spans(pack, attention, pass->segments, index, 0, pass->spans);
     sp_attention_forward(pass->team, attention, &rule, pass->spans, pass->mixed, saved.lse, saved.q,
                          pass->attention);
-    float *out = last ? pass->top : sp_activations_layer(act, model, index + 1).x;
+    float *out = last                              ? pass->top
+                 : index == stack->num_layers - 1 ? act->out
+                                                  : sp_activations_layer(act, model, index + 1).x;
     half_end attention_ends = attention_end(layer, &saved), mlp_ends = mlp_end(layer, &saved);
+    int cross = pack->num_memories > 0;
+    float *attended = cross ? saved.x_cross : saved.x_mid;
     const float *residual = saved.x;
     if (last) {
-        sp_rows_gather(saved.x_mid, saved.x, pack->head_rows, r, d);
-        residual = saved.x_mid;
+        sp_rows_gather(attended, saved.x, pack->head_rows, r, d);
+        residual = attended;
     }
     if (model->spec.parallel_residual) {
         mlp_forward(pass, layer, &saved, r); /* first: out may lie where x does */
@@ -593,7 +667,11 @@ sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, 
         end_forward(pass, &mlp_ends, out, pass->wide, out, r);
     }
     else {
-        end_forward(pass, &attention_ends, saved.x_mid, pass->mixed, residual, r);
+        end_forward(pass, &attention_ends, attended, pass->mixed, residual, r);
+        if (cross) {
+            cross_forward(pass, pack, last ? &pack->cross_head : &pack->cross_all, &saved, index,
+                          r);
+        }
         mlp_forward(pass, layer, &saved, r);
         end_forward(pass, &mlp_ends, out, pass->wide, saved.x_mid, r);
     }
@@ -605,7 +683,8 @@ virtual_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
                  const sp_saved *saved, const float *dx_mid, float *grad)
 {
     const sp_model *model = pass->model;
-    const sp_layer *layer = &model->layers[0];
+    const sp_stack *stack = sp_model_stack(model, pack->encoder);
+    const sp_layer *layer = &stack->layers[0];
     int32_t p = pack->num_virtual, d = model->spec.hidden_size;
     const int32_t *rows = pack->virtual_rows;
     sp_rows_gather(pass->virtual_x, saved->x, rows, p, d);
@@ -614,7 +693,7 @@ virtual_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
     sp_norm_rows stats = {pass->virtual_stats, pass->virtual_stats + p};
     sp_rows_gather(stats.mean, saved->norm1.mean, rows, p, 1);
     sp_rows_gather(stats.rstd, saved->norm1.rstd, rows, p, 1);
-    if (model->spec.num_layers > 1) {
+    if (!is_last(pack, stack, 0)) {
         sp_rows_gather(pass->virtual_dq, pass->mixed, rows, p, model->q_width);
         sp_rows_gather(pass->virtual_dx, dx_mid, rows, p, d);
     }
@@ -651,15 +730,17 @@ sp_layer_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
                   float *grad)
 {
     const sp_model *model = pass->model;
-    const sp_layer *layer = &model->layers[index];
+    const sp_stack *stack = sp_model_stack(model, pack->encoder);
+    const sp_layer *layer = &stack->layers[index];
     int32_t n = pack->num_rows, d = model->spec.hidden_size;
-    int last = index == model->spec.num_layers - 1;
+    int last = is_last(pack, stack, index);
     int32_t r = last ? pack->num_head_rows : n;
     const sp_attention *attention = last ? &pack->head : &pack->all;
     sp_saved saved = sp_activations_layer(act, model, index);
     float *dk = act->dk + (size_t)index * act->dkv_stride;
     float *dv = act->dv + (size_t)index * act->dkv_stride;
     float *dx = last ? act->dtop : pass->dx;
+    int cross = pack->num_memories > 0;
 
     if (act->keep == SP_KEEP_LAYERS) { /* nobody added to them before */
         memset(dk, 0, (size_t)n * (size_t)model->kv_width * sizeof *dk);
@@ -674,9 +755,16 @@ sp_layer_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
         }
         else {
             mlp_backward(pass, layer, &saved, dx, r);
+            if (cross) {
+                cross_backward(pass, pack, last ? &pack->cross_head : &pack->cross_all, &saved,
+                               index, dx, r);
+                if (index == 0) { /* no virtual token below */
+                    return;
+                }
+            }
             end_backward(pass, &attention_ends, pass->mixed, dx, r);
         }
-        sp_scores rule = scores_of_layer(model, layer);
+        sp_scores rule = scores_of_layer(model, stack, layer);
         sp_pack_spans(pack, attention, pass->segments, index, index == 0, pass->spans);
         sp_attention_backward(pass->team, attention, &rule, pass->spans, pass->mixed, pass->mixed,
                               saved.q, saved.lse, pass->attention, pass->strands, index == 0);

@@ -5,6 +5,7 @@
 #include "context.h"
 #include "head.h"
 #include "layer.h"
+#include "memory.h"
 #include "schedule.h"
 
 /* One call: its schedule, and where everything lies. */
@@ -20,6 +21,9 @@ typedef struct {
 static sp_keep
 keep_of(const sp_pack *pack, sp_op_kind kind, int want_grad)
 {
+    if (pack->encoder) { /* nobody adds to the gradients of its own keys */
+        return want_grad && pack->needs_grad ? SP_KEEP_LAYERS : SP_KEEP_NOTHING;
+    }
     if (want_grad && pack->needs_grad) {
         return kind == SP_RUN ? SP_KEEP_LAYERS : SP_KEEP_ALL;
     }
@@ -72,10 +76,20 @@ forward(call *c, const sp_pack *pack, int32_t index, const sp_activations *act,
         memset(act->dk, 0, bytes);
         memset(act->dv, 0, bytes);
     }
+    if (act->memory_dk != NULL) {
+        size_t bytes = act->memory_stride * (size_t)c->pass.model->decoder.num_layers
+                       * sizeof(float);
+        memset(act->memory_dk, 0, bytes);
+        memset(act->memory_dv, 0, bytes);
+    }
     sp_embed_forward(&c->pass, pack, act);
-    for (int32_t l = 0; l < c->pass.model->spec.num_layers; l++) {
+    for (int32_t l = 0; l < sp_model_stack(c->pass.model, pack->encoder)->num_layers; l++) {
         SP_TRY(sp_poll_now(options, error));
         sp_layer_forward(&c->pass, pack, act, l);
+    }
+    if (pack->encoder) {
+        sp_memory_forward(&c->pass, pack, act);
+        return SP_OK;
     }
     sp_heads_run(&c->heads, &c->pass, c->schedule.first_head[index], pack->num_head_rows,
                  act->dtop);
@@ -87,7 +101,10 @@ backward(call *c, const sp_pack *pack, const sp_activations *act, const sp_optio
          sp_error *error)
 {
     sp_rotation_prepare(&c->pass, pack);
-    for (int32_t l = c->pass.model->spec.num_layers - 1; l >= 0; l--) {
+    if (pack->encoder) {
+        sp_memory_backward(&c->pass, pack, act);
+    }
+    for (int32_t l = sp_model_stack(c->pass.model, pack->encoder)->num_layers - 1; l >= 0; l--) {
         SP_TRY(sp_poll_now(options, error));
         sp_layer_backward(&c->pass, pack, act, l, c->grad);
     }
@@ -110,7 +127,7 @@ run(call *c, sp_arena *arena, const sp_options *options, entered *stack, sp_erro
         const sp_pack *pack = &c->schedule.packs[op->pack];
         if (op->kind == SP_LEAVE) {
             entered *top = &stack[--depth];
-            if (top->act.keep == SP_KEEP_ALL) {
+            if (top->act.keep == SP_KEEP_ALL || top->act.keep == SP_KEEP_LAYERS) {
                 SP_TRY(backward(c, pack, &top->act, options, error));
             }
             sp_arena_release(arena, top->mark);

@@ -55,6 +55,20 @@ check_spec(const sp_spec *s, sp_error *error)
         }
         SP_TRY(in_range("num_ropes", s->num_ropes, 1, MAX_LAYERS, error));
     }
+    SP_TRY(in_range("num_encoder_layers", s->num_encoder_layers, 0, MAX_LAYERS, error));
+    SP_TRY(in_range("encoder_vocab_size", s->encoder_vocab_size, 0,
+                    sp_has_encoder(s) ? MAX_VOCAB : 0, error));
+    SP_TRY(in_range("relative_reach", s->relative_reach,
+                    s->positions == SP_POSITIONS_RELATIVE ? 1 : 0, MAX_WIDTH, error));
+    if (sp_has_encoder(s)
+        && (s->positions == SP_POSITIONS_ROTARY || s->positions == SP_POSITIONS_ALIBI
+            || s->parallel_residual || s->windows != NULL || s->qkv_clip != 0.0f
+            || s->qk_norm != SP_QK_NORM_NONE)) {
+        return sp_fail(error, SP_INVALID,
+                       "num_encoder_layers = %d: an encoder goes with no rotary positions, ALiBi, "
+                       "parallel residual, window, clamp, or norm of queries and keys",
+                       s->num_encoder_layers);
+    }
     if (s->parallel_residual && s->norm_place == SP_NORM_POST) {
         return sp_fail(error, SP_INVALID,
                        "parallel_residual with norms after the sum: expected one or the other");
@@ -83,7 +97,9 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
     *out = NULL;
     SP_TRY(check_spec(spec, error));
     sp_model *model = sp_alloc_zeroed(1, sizeof *model);
-    sp_layer *layers = sp_alloc_zeroed((size_t)spec->num_layers, sizeof *layers);
+    size_t num_layers = (size_t)spec->num_layers, num_all = num_layers;
+    num_all += (size_t)spec->num_encoder_layers;
+    sp_layer *layers = sp_alloc_zeroed(num_all, sizeof *layers);
     if (model == NULL || layers == NULL) {
         sp_free(model);
         sp_free(layers);
@@ -91,11 +107,17 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
     }
     model->spec = *spec;
     model->spec.windows = model->spec.ropes = NULL;
-    model->layers = layers;
+    model->decoder = (sp_stack){
+        .num_layers = spec->num_layers, .vocab_size = spec->vocab_size, .layers = layers};
+    model->encoder = (sp_stack){.num_layers = spec->num_encoder_layers,
+                                .vocab_size = spec->encoder_vocab_size > 0
+                                                  ? spec->encoder_vocab_size
+                                                  : spec->vocab_size,
+                                .layers = layers + num_layers};
     model->q_width = spec->num_heads * spec->head_dim;
     model->kv_width = spec->num_kv_heads * spec->head_dim;
     int32_t d = spec->hidden_size, f = spec->intermediate_size;
-    for (int32_t l = 0; l < spec->num_layers; l++) {
+    for (size_t l = 0; l < num_all; l++) {
         layers[l].q = (sp_linear){.outputs = model->q_width, .inputs = d};
         layers[l].k = layers[l].v = (sp_linear){.outputs = model->kv_width, .inputs = d};
         layers[l].o = (sp_linear){.outputs = d, .inputs = model->q_width};
@@ -105,6 +127,11 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
         layers[l].rope = spec->positions != SP_POSITIONS_ROTARY ? -1
                          : spec->ropes == NULL                  ? 0
                                                                 : spec->ropes[l];
+        if (sp_has_encoder(spec) && l < num_layers) {
+            layers[l].cross_q = layers[l].q;
+            layers[l].cross_k = layers[l].cross_v = layers[l].k;
+            layers[l].cross_o = layers[l].o;
+        }
     }
     model->head = (sp_linear){.outputs = spec->vocab_size, .inputs = d};
     *out = model;
@@ -115,7 +142,7 @@ void
 sp_model_destroy(sp_model *model)
 {
     if (model != NULL) {
-        sp_free(model->layers);
+        sp_free(model->decoder.layers); /* the encoder's are behind them */
         sp_free(model);
     }
 }
@@ -152,12 +179,18 @@ sp_model_num_frequencies(const sp_model *model)
                : 0;
 }
 
+int
+sp_model_has_encoder(const sp_model *model)
+{
+    return sp_has_encoder(&model->spec);
+}
+
 sp_linear
 sp_model_head(const sp_model *model)
 {
     sp_linear head = model->head;
     if (head.weight == NULL) {
-        head.weight = model->embedding;
+        head.weight = model->decoder.embedding;
     }
     return head;
 }
@@ -185,21 +218,21 @@ linear_slot(sp_linear *linear, int is_bias, slot *out)
 }
 
 static int
-layer_slot(sp_model *model, const char *name, slot *out)
+layer_slot(const sp_model *model, const sp_stack *stack, const char *name, slot *out)
 {
     char *end;
     if (*name < '0' || *name > '9') {
         return 0;
     }
     long index = strtol(name, &end, 10);
-    if (*end != '.' || index >= model->spec.num_layers) {
+    if (*end != '.' || index >= stack->num_layers) {
         return 0;
     }
     const char *part = end + 1, *kind = strchr(part, '.');
     if (kind == NULL || (strcmp(kind, ".weight") != 0 && strcmp(kind, ".bias") != 0)) {
         return 0;
     }
-    sp_layer *layer = &model->layers[index];
+    sp_layer *layer = &stack->layers[index];
     const sp_spec *spec = &model->spec;
     int is_bias = kind[1] == 'b';
     int one_head = spec->qk_norm == SP_QK_NORM_HEAD;
@@ -224,6 +257,17 @@ layer_slot(sp_model *model, const char *name, slot *out)
     if (IS("gate")) return linear_slot(&layer->gate, is_bias, out);
     if (IS("up")) return linear_slot(&layer->up, is_bias, out);
     if (IS("down")) return linear_slot(&layer->down, is_bias, out);
+    if (layer->cross_q.outputs == 0) {
+        return 0;
+    }
+    if (IS("cross_norm")) return norm_slot(&layer->cross_norm, is_bias, spec->hidden_size, out);
+    if (IS("cross_out_norm")) {
+        return norm_slot(&layer->cross_out_norm, is_bias, spec->hidden_size, out);
+    }
+    if (IS("cross_q")) return linear_slot(&layer->cross_q, is_bias, out);
+    if (IS("cross_k")) return linear_slot(&layer->cross_k, is_bias, out);
+    if (IS("cross_v")) return linear_slot(&layer->cross_v, is_bias, out);
+    if (IS("cross_o")) return linear_slot(&layer->cross_o, is_bias, out);
 #undef IS
     return 0;
 }
@@ -232,27 +276,37 @@ static int
 find_slot(sp_model *model, const char *name, slot *out)
 {
     const sp_spec *spec = &model->spec;
+    static const char prefix[] = "encoder.";
+    int of_encoder = sp_has_encoder(spec) && strncmp(name, prefix, sizeof prefix - 1) == 0;
+    sp_stack *stack = of_encoder ? &model->encoder : &model->decoder;
+    if (of_encoder) {
+        name += sizeof prefix - 1;
+    }
     if (strncmp(name, "layers.", 7) == 0) {
-        return layer_slot(model, name + 7, out);
+        return layer_slot(model, stack, name + 7, out);
     }
     const struct {
         const char *name;
         slot slot;
+        int once; /* the encoder has none of its own */
     } others[] = {
-        {"embedding.weight", {&model->embedding, spec->vocab_size, spec->hidden_size}},
-        {"position.weight", {&model->position, spec->max_positions, spec->hidden_size}},
-        {"rope.inv_freq", {&model->inv_freq, spec->num_ropes, spec->rotary_dim / 2}},
-        {"rope.scale", {&model->rope_scale, 1, spec->num_ropes}},
-        {"alibi.bias", {&model->alibi, spec->num_heads, spec->max_positions}},
-        {"embedding_norm.weight", {&model->embedding_norm.weight, 1, spec->hidden_size}},
-        {"embedding_norm.bias", {&model->embedding_norm.bias, 1, spec->hidden_size}},
-        {"final_norm.weight", {&model->final_norm.weight, 1, spec->hidden_size}},
-        {"final_norm.bias", {&model->final_norm.bias, 1, spec->hidden_size}},
-        {"head.weight", {&model->head.weight, spec->vocab_size, spec->hidden_size}},
-        {"head.bias", {&model->head.bias, 1, spec->vocab_size}},
+        {"embedding.weight", {&stack->embedding, stack->vocab_size, spec->hidden_size},
+         of_encoder && spec->encoder_vocab_size == 0},
+        {"position.weight", {&stack->position, spec->max_positions, spec->hidden_size}, 0},
+        {"relative.bias",
+         {&stack->relative, spec->num_heads, 2 * (int64_t)spec->relative_reach + 1}, 0},
+        {"embedding_norm.weight", {&stack->embedding_norm.weight, 1, spec->hidden_size}, 0},
+        {"embedding_norm.bias", {&stack->embedding_norm.bias, 1, spec->hidden_size}, 0},
+        {"final_norm.weight", {&stack->final_norm.weight, 1, spec->hidden_size}, 0},
+        {"final_norm.bias", {&stack->final_norm.bias, 1, spec->hidden_size}, 0},
+        {"rope.inv_freq", {&model->inv_freq, spec->num_ropes, spec->rotary_dim / 2}, 1},
+        {"rope.scale", {&model->rope_scale, 1, spec->num_ropes}, 1},
+        {"alibi.bias", {&model->alibi, spec->num_heads, spec->max_positions}, 1},
+        {"head.weight", {&model->head.weight, spec->vocab_size, spec->hidden_size}, 1},
+        {"head.bias", {&model->head.bias, 1, spec->vocab_size}, 1},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        if (strcmp(name, others[i].name) == 0) {
+        if (strcmp(name, others[i].name) == 0 && !(of_encoder && others[i].once)) {
             *out = others[i].slot;
             return 1;
         }
@@ -278,61 +332,103 @@ sp_model_set_weight(sp_model *model, const char *name, const float *data, int64_
     return SP_OK;
 }
 
+/* Weights of one stack are all there; messages put `prefix` before their names. */
+typedef struct {
+    const char *prefix;
+    sp_error *error;
+} checker;
+
 static sp_status
-need(const float *data, const char *name, int32_t layer, sp_error *error)
+need(const checker *c, const float *data, const char *name, int32_t layer)
 {
     if (data != NULL) {
         return SP_OK;
     }
     if (layer < 0) {
-        return sp_fail(error, SP_INVALID, "weight %s is missing", name);
+        return sp_fail(c->error, SP_INVALID, "weight %s%s is missing", c->prefix, name);
     }
-    return sp_fail(error, SP_INVALID, "weight layers.%d.%s is missing", layer, name);
+    return sp_fail(c->error, SP_INVALID, "weight %slayers.%d.%s is missing", c->prefix, layer,
+                   name);
+}
+
+static sp_status
+check_cross(const checker *c, const sp_spec *spec, const sp_layer *layer, int32_t l)
+{
+    if (sp_norms_before(spec)) {
+        SP_TRY(need(c, layer->cross_norm.weight, "cross_norm.weight", l));
+    }
+    if (sp_norms_after(spec)) {
+        SP_TRY(need(c, layer->cross_out_norm.weight, "cross_out_norm.weight", l));
+    }
+    SP_TRY(need(c, layer->cross_q.weight, "cross_q.weight", l));
+    SP_TRY(need(c, layer->cross_k.weight, "cross_k.weight", l));
+    SP_TRY(need(c, layer->cross_v.weight, "cross_v.weight", l));
+    return need(c, layer->cross_o.weight, "cross_o.weight", l);
+}
+
+static sp_status
+check_stack(const checker *c, const sp_spec *spec, const sp_stack *stack)
+{
+    if (spec->embedding_norm) {
+        SP_TRY(need(c, stack->embedding_norm.weight, "embedding_norm.weight", -1));
+    }
+    if (spec->final_norm) {
+        SP_TRY(need(c, stack->final_norm.weight, "final_norm.weight", -1));
+    }
+    if (spec->positions == SP_POSITIONS_LEARNED) {
+        SP_TRY(need(c, stack->position, "position.weight", -1));
+    }
+    if (spec->positions == SP_POSITIONS_RELATIVE) {
+        SP_TRY(need(c, stack->relative, "relative.bias", -1));
+    }
+    for (int32_t l = 0; l < stack->num_layers; l++) {
+        const sp_layer *layer = &stack->layers[l];
+        if (sp_norms_before(spec)) {
+            SP_TRY(need(c, layer->attn_norm.weight, "attn_norm.weight", l));
+            SP_TRY(need(c, layer->mlp_norm.weight, "mlp_norm.weight", l));
+        }
+        if (sp_norms_after(spec)) {
+            SP_TRY(need(c, layer->attn_out_norm.weight, "attn_out_norm.weight", l));
+            SP_TRY(need(c, layer->mlp_out_norm.weight, "mlp_out_norm.weight", l));
+        }
+        if (spec->qk_norm != SP_QK_NORM_NONE) {
+            SP_TRY(need(c, layer->q_norm.weight, "q_norm.weight", l));
+            SP_TRY(need(c, layer->k_norm.weight, "k_norm.weight", l));
+        }
+        SP_TRY(need(c, layer->q.weight, "q.weight", l));
+        SP_TRY(need(c, layer->k.weight, "k.weight", l));
+        SP_TRY(need(c, layer->v.weight, "v.weight", l));
+        SP_TRY(need(c, layer->o.weight, "o.weight", l));
+        SP_TRY(need(c, layer->up.weight, "up.weight", l));
+        SP_TRY(need(c, layer->down.weight, "down.weight", l));
+        if (spec->gated) {
+            SP_TRY(need(c, layer->gate.weight, "gate.weight", l));
+        }
+        if (layer->cross_q.outputs > 0) {
+            SP_TRY(check_cross(c, spec, layer, l));
+        }
+    }
+    return SP_OK;
 }
 
 sp_status
 sp_model_check(const sp_model *model, sp_error *error)
 {
     const sp_spec *spec = &model->spec;
-    SP_TRY(need(model->embedding, "embedding.weight", -1, error));
-    if (spec->embedding_norm) {
-        SP_TRY(need(model->embedding_norm.weight, "embedding_norm.weight", -1, error));
-    }
-    if (spec->final_norm) {
-        SP_TRY(need(model->final_norm.weight, "final_norm.weight", -1, error));
-    }
+    checker decoder = {"", error}, encoder = {"encoder.", error};
+    SP_TRY(need(&decoder, model->decoder.embedding, "embedding.weight", -1));
     if (spec->positions == SP_POSITIONS_ALIBI) {
-        SP_TRY(need(model->alibi, "alibi.bias", -1, error));
-    }
-    if (spec->positions == SP_POSITIONS_LEARNED) {
-        SP_TRY(need(model->position, "position.weight", -1, error));
+        SP_TRY(need(&decoder, model->alibi, "alibi.bias", -1));
     }
     if (spec->positions == SP_POSITIONS_ROTARY) {
-        SP_TRY(need(model->inv_freq, "rope.inv_freq", -1, error));
+        SP_TRY(need(&decoder, model->inv_freq, "rope.inv_freq", -1));
     }
-    for (int32_t l = 0; l < spec->num_layers; l++) {
-        const sp_layer *layer = &model->layers[l];
-        if (sp_norms_before(spec)) {
-            SP_TRY(need(layer->attn_norm.weight, "attn_norm.weight", l, error));
-            SP_TRY(need(layer->mlp_norm.weight, "mlp_norm.weight", l, error));
-        }
-        if (sp_norms_after(spec)) {
-            SP_TRY(need(layer->attn_out_norm.weight, "attn_out_norm.weight", l, error));
-            SP_TRY(need(layer->mlp_out_norm.weight, "mlp_out_norm.weight", l, error));
-        }
-        if (spec->qk_norm != SP_QK_NORM_NONE) {
-            SP_TRY(need(layer->q_norm.weight, "q_norm.weight", l, error));
-            SP_TRY(need(layer->k_norm.weight, "k_norm.weight", l, error));
-        }
-        SP_TRY(need(layer->q.weight, "q.weight", l, error));
-        SP_TRY(need(layer->k.weight, "k.weight", l, error));
-        SP_TRY(need(layer->v.weight, "v.weight", l, error));
-        SP_TRY(need(layer->o.weight, "o.weight", l, error));
-        SP_TRY(need(layer->up.weight, "up.weight", l, error));
-        SP_TRY(need(layer->down.weight, "down.weight", l, error));
-        if (spec->gated) {
-            SP_TRY(need(layer->gate.weight, "gate.weight", l, error));
-        }
+    SP_TRY(check_stack(&decoder, spec, &model->decoder));
+    if (!sp_has_encoder(spec)) {
+        return SP_OK;
     }
-    return SP_OK;
+    if (spec->encoder_vocab_size > 0) {
+        SP_TRY(need(&encoder, model->encoder.embedding, "embedding.weight", -1));
+    }
+    return check_stack(&encoder, spec, &model->encoder);
 }

@@ -39,6 +39,27 @@ find_spans(sp_pack *pack, const sp_segment *segments, int32_t *span_of)
     return 1;
 }
 
+/* The encoder segments that the parts read; span_of is filled for them. */
+static int
+find_memories(sp_pack *pack, const sp_segment *segments, int32_t *span_of)
+{
+    if (segments[pack->parts[0].segment].memory < 0) {
+        return 1;
+    }
+    pack->memory_segments = sp_alloc((size_t)pack->num_parts, sizeof(int32_t));
+    if (pack->memory_segments == NULL) {
+        return 0;
+    }
+    for (int32_t p = 0; p < pack->num_parts; p++) {
+        int32_t memory = segments[pack->parts[p].segment].memory;
+        if (memory >= 0 && span_of[memory] < 0) {
+            span_of[memory] = pack->num_memories;
+            pack->memory_segments[pack->num_memories++] = memory;
+        }
+    }
+    return 1;
+}
+
 /* Parts that queries belong to stand in order; queries of one block have siblings as segments. */
 static int32_t
 cut_blocks(sp_query_block *blocks, const sp_query *queries, int32_t num_queries,
@@ -101,11 +122,20 @@ list_ancestors(sp_attention *a, sp_query_block *blocks, const int32_t *span_segm
     return 1;
 }
 
+/* Who asks: `rows` of the pack (NULL: all) ask their own path, or what their segments read. */
+typedef struct {
+    const int32_t *rows;
+    int32_t num_queries;
+    int32_t num_spans;
+    const int32_t *span_segments;
+    int cross;
+} question;
+
 static int
 build_attention(sp_attention *a, const sp_pack *pack, const sp_spec *spec,
-                const sp_segment *segments, const int32_t *span_of, const int32_t *rows,
-                int32_t num_queries)
+                const sp_segment *segments, const int32_t *span_of, const question *ask)
 {
+    int32_t num_queries = ask->num_queries;
     sp_query *queries = sp_alloc((size_t)num_queries, sizeof *queries);
     sp_query_block *blocks = sp_alloc((size_t)num_queries, sizeof *blocks);
     a->queries = queries;
@@ -117,21 +147,26 @@ build_attention(sp_attention *a, const sp_pack *pack, const sp_spec *spec,
     a->num_kv_heads = spec->num_kv_heads;
     a->head_dim = spec->head_dim;
     a->num_queries = num_queries;
-    a->num_spans = pack->num_spans;
+    a->num_spans = ask->num_spans;
     int32_t p = 0;
     for (int32_t i = 0; i < num_queries; i++) {
-        int32_t row = rows == NULL ? i : rows[i];
+        int32_t row = ask->rows == NULL ? i : ask->rows[i];
         while (row >= pack->parts[p].row + pack->parts[p].count) {
             p++;
         }
         const sp_part *part = &pack->parts[p];
-        queries[i] = (sp_query){.own = span_of[part->segment],
-                                .visible = part->first + (row - part->row) + 1,
-                                .is_virtual = segments[part->segment].has_virtual};
+        const sp_segment *segment = &segments[part->segment];
+        int32_t index = part->first + (row - part->row);
+        int32_t own = ask->cross ? segment->memory : part->segment;
+        queries[i] = (sp_query){.own = span_of[own],
+                                .visible = ask->cross || pack->encoder ? segments[own].length
+                                                                       : index + 1,
+                                .index = index,
+                                .is_virtual = segment->has_virtual};
     }
-    a->num_blocks = cut_blocks(blocks, queries, num_queries, pack->span_segments, segments,
+    a->num_blocks = cut_blocks(blocks, queries, num_queries, ask->span_segments, segments,
                                spec->num_heads / spec->num_kv_heads);
-    if (!list_ancestors(a, blocks, pack->span_segments, segments, span_of)) {
+    if (!list_ancestors(a, blocks, ask->span_segments, segments, span_of)) {
         return 0;
     }
     a->num_strands = sp_attention_strands(spec->num_kv_heads, a->num_blocks);
@@ -191,6 +226,7 @@ sp_pack_build(sp_pack *pack, const sp_spec *spec, const sp_segment *segments, in
     const sp_part *last = &parts[num_parts - 1];
     pack->num_rows = last->row + last->count;
     pack->num_parts = num_parts;
+    pack->encoder = segments[parts[0].segment].memory == SP_ENCODER;
     pack->num_head_rows = num_head_rows;
     pack->symbols = symbols;
     for (int32_t r = 0; r < pack->num_rows; r++) {
@@ -220,22 +256,30 @@ sp_pack_build(sp_pack *pack, const sp_spec *spec, const sp_segment *segments, in
                 pack->positions[parts[p].row + i] = segment->base + parts[p].first + i;
             }
         }
-        good = find_spans(pack, segments, span_of);
+        good = find_spans(pack, segments, span_of) && find_memories(pack, segments, span_of);
     }
-    good = good
-           && build_attention(&pack->all, pack, spec, segments, span_of, NULL, pack->num_rows)
-           && build_attention(&pack->head, pack, spec, segments, span_of, pack->head_rows,
-                              num_head_rows);
+    const question asks[] = {
+        {NULL, pack->num_rows, pack->num_spans, pack->span_segments, 0},
+        {pack->head_rows, num_head_rows, pack->num_spans, pack->span_segments, 0},
+        {NULL, pack->num_rows, pack->num_memories, pack->memory_segments, 1},
+        {pack->head_rows, num_head_rows, pack->num_memories, pack->memory_segments, 1},
+    };
+    sp_attention *built[] = {&pack->all, &pack->head, &pack->cross_all, &pack->cross_head};
+    int num_built = pack->num_memories > 0 ? 4 : 2;
+    for (int which = 0; which < num_built && good; which++) {
+        good = build_attention(built[which], pack, spec, segments, span_of, &asks[which]);
+    }
     for (int32_t s = 0; s < pack->num_spans; s++) {
         span_of[pack->span_segments[s]] = -1;
     }
-    if (good && pack->needs_grad) {
-        for (int which = 0; which < 2 && good; which++) {
-            sp_attention *a = which ? &pack->head : &pack->all;
-            int32_t *shared = sp_alloc((size_t)pack->num_spans, sizeof *shared);
-            a->shared = shared;
-            good = shared != NULL && find_shared(a, shared, pack->span_segments, segments);
-        }
+    for (int32_t s = 0; s < pack->num_memories; s++) {
+        span_of[pack->memory_segments[s]] = -1;
+    }
+    for (int which = 0; which < num_built && good && pack->needs_grad; which++) {
+        int32_t *shared = sp_alloc((size_t)asks[which].num_spans, sizeof *shared);
+        built[which]->shared = shared;
+        good = shared != NULL
+               && find_shared(built[which], shared, asks[which].span_segments, segments);
     }
     if (!good) {
         int32_t rows = pack->num_rows;
@@ -260,11 +304,14 @@ sp_pack_free(sp_pack *pack)
 {
     free_attention(&pack->all);
     free_attention(&pack->head);
+    free_attention(&pack->cross_all);
+    free_attention(&pack->cross_head);
     sp_free(pack->parts);
     sp_free(pack->positions);
     sp_free(pack->head_rows);
     sp_free(pack->virtual_rows);
     sp_free(pack->span_segments);
+    sp_free(pack->memory_segments);
     memset(pack, 0, sizeof *pack);
 }
 
@@ -281,6 +328,24 @@ sp_pack_spans(const sp_pack *pack, const sp_attention *attention, const sp_segme
             .v = segment->v + at,
             .dk = wanted ? segment->dk + dat : NULL,
             .dv = wanted ? segment->dv + dat : NULL,
+            .length = segment->length,
+            .shared = attention->shared == NULL ? -1 : attention->shared[s],
+        };
+    }
+}
+
+void
+sp_pack_memories(const sp_pack *pack, const sp_attention *attention, const sp_segment *segments,
+                 int32_t layer, sp_span *spans)
+{
+    for (int32_t s = 0; s < pack->num_memories; s++) {
+        const sp_segment *segment = &segments[pack->memory_segments[s]];
+        size_t at = (size_t)layer * segment->memory_stride;
+        spans[s] = (sp_span){
+            .k = segment->memory_k + at,
+            .v = segment->memory_v + at,
+            .dk = segment->memory_dk == NULL ? NULL : segment->memory_dk + at,
+            .dv = segment->memory_dv == NULL ? NULL : segment->memory_dv + at,
             .length = segment->length,
             .shared = attention->shared == NULL ? -1 : attention->shared[s],
         };

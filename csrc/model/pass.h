@@ -69,10 +69,18 @@ typedef struct {
     float *gate, *up;    /* [r, f] before the activation; gate only where gated */
     float *branch1, *branch2; /* [r, d] what the norms after the halves get; or NULL */
     sp_norm_rows out_norm1, out_norm2; /* [r] */
+    /* Between the halves, where an encoder is read: */
+    float *x_cross;      /* [r, d] what it gets: x after attention */
+    sp_norm_rows cross_norm; /* [r] before it */
+    float *cross_q;      /* [r, q_width] */
+    float *cross_lse;    /* [r, num_heads] */
+    float *cross_branch; /* [r, d] what the norm after it gets; or NULL */
+    sp_norm_rows cross_out_norm; /* [r] */
 } sp_saved;
 
 typedef struct {
     sp_keep keep;
+    int encoder;
     int32_t n, m;
     float *layers;        /* sp_saved of all layers, or of one in use after the other */
     size_t layer_stride;  /* 0: one for all */
@@ -81,6 +89,12 @@ typedef struct {
     float *dk, *dv;       /* [L or 1][n, kv_width] */
     size_t dkv_stride;
     float *dtop;          /* [m, d] gradient of the last layer's output */
+    /* Of the encoder: */
+    float *out;           /* [n, d] the last layer's output */
+    sp_norm_rows out_norm; /* [n] of the final norm */
+    float *memory_k, *memory_v; /* [decoder's layers, or 1][n, kv_width] what the decoder reads */
+    size_t memory_stride;
+    float *memory_dk, *memory_dv; /* [decoder's layers][n, kv_width] or NULL */
 } sp_activations;
 
 void sp_extent_add(sp_extent *extent, const sp_pack *pack);
@@ -88,7 +102,8 @@ void sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int 
 void sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model,
                           const sp_pack *pack, sp_keep keep);
 sp_saved sp_activations_layer(const sp_activations *act, const sp_model *model, int32_t layer);
-/* Tells the pack's segments where their keys, values and gradients are (not SP_KEEP_RESIDENT). */
+/* Tells the pack's segments where their keys, values and gradients are. With SP_KEEP_RESIDENT only
+ * for an encoder, whose segments keep nothing but what the decoder reads. */
 void sp_activations_bind(const sp_activations *act, const sp_pack *pack, const sp_model *model,
                          sp_segment *segments);
 

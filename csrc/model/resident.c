@@ -6,6 +6,7 @@
 #include "context.h"
 #include "head.h"
 #include "layer.h"
+#include "memory.h"
 #include "schedule.h"
 
 static sp_status
@@ -59,18 +60,67 @@ resident_floats(const sp_context *context, int32_t capacity)
                   (size_t)context->model->kv_width);
 }
 
+static sp_status
+check_capacity(const sp_context *context, int32_t capacity, sp_error *error)
+{
+    if (capacity < 1 || capacity > context->model->spec.max_positions) {
+        return sp_fail(error, SP_INVALID, "capacity = %d: expected 1 to %d, the model's context",
+                       capacity, context->model->spec.max_positions);
+    }
+    return SP_OK;
+}
+
+static int
+is_memory(const sp_context *context, int32_t segment)
+{
+    return context->segments[segment].memory == SP_ENCODER;
+}
+
+/* The segment that counts this one among its children, or -1. */
+static int32_t
+above(const sp_context *context, int32_t segment)
+{
+    const sp_segment *s = &context->segments[segment];
+    return s->parent != -1 ? s->parent : sp_max32(s->memory, -1);
+}
+
+sp_status
+sp_memory_create(sp_context *context, int32_t capacity, int32_t *segment, sp_error *error)
+{
+    if (!sp_has_encoder(&context->model->spec)) {
+        return sp_fail(error, SP_INVALID, "a segment of the encoder: this model has none");
+    }
+    SP_TRY(check_capacity(context, capacity, error));
+    int32_t place = -1;
+    SP_TRY(free_place(context, &place, error));
+    size_t floats = resident_floats(context, capacity);
+    float *block = sp_alloc(floats, sizeof(float));
+    if (block == NULL) {
+        return sp_fail(error, SP_NO_MEMORY, "no memory for the keys and values of %d rows",
+                       capacity);
+    }
+    context->segments[place] = (sp_segment){
+        .parent = -1,
+        .memory = SP_ENCODER,
+        .memory_k = block,
+        .memory_v = block + floats / 2,
+        .memory_stride = (size_t)capacity * (size_t)context->model->kv_width,
+    };
+    context->residents[place] = (sp_resident){.in_use = 1, .capacity = capacity, .block = block};
+    context->resident_bytes += floats * sizeof(float);
+    *segment = place;
+    return SP_OK;
+}
+
 sp_status
 sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const float *frequencies,
                   int32_t *segment, sp_error *error)
 {
     int32_t num_frequencies = sp_model_num_frequencies(context->model);
-    if (parent != -1) {
+    if (parent != -1 || sp_has_encoder(&context->model->spec)) {
         SP_TRY(find(context, parent, "parent", error));
     }
-    if (capacity < 1 || capacity > context->model->spec.max_positions) {
-        return sp_fail(error, SP_INVALID, "capacity = %d: expected 1 to %d, the model's context",
-                       capacity, context->model->spec.max_positions);
-    }
+    SP_TRY(check_capacity(context, capacity, error));
     if (frequencies != NULL && (parent != -1 || num_frequencies == 0)) {
         return sp_fail(error, SP_INVALID, "frequencies: expected a segment without a parent, of a "
                        "model with rotary positions");
@@ -84,8 +134,10 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const f
         return sp_fail(error, SP_NO_MEMORY, "no memory for the keys and values of %d rows",
                        capacity);
     }
+    int reads = parent != -1 && is_memory(context, parent);
     context->segments[place] = (sp_segment){
-        .parent = parent,
+        .parent = reads ? -1 : parent,
+        .memory = reads ? parent : parent == -1 ? -1 : context->segments[parent].memory,
         .k = keys,
         .v = keys + floats / 2,
         .stride = (size_t)capacity * (size_t)context->model->kv_width,
@@ -97,7 +149,7 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const f
     else if (parent != -1) {
         context->segments[place].frequencies = context->segments[parent].frequencies;
     }
-    context->residents[place] = (sp_resident){.in_use = 1, .capacity = capacity};
+    context->residents[place] = (sp_resident){.in_use = 1, .capacity = capacity, .block = keys};
     context->resident_bytes += floats * sizeof(float);
     if (parent != -1) {
         context->residents[parent].children++;
@@ -115,13 +167,13 @@ sp_segment_release(sp_context *context, int32_t segment, sp_error *error)
         return sp_fail(error, SP_INVALID, "segment = %d still has %d children", segment,
                        resident->children);
     }
-    if (context->segments[segment].parent != -1) {
-        context->residents[context->segments[segment].parent].children--;
+    if (above(context, segment) != -1) {
+        context->residents[above(context, segment)].children--;
     }
     context->resident_bytes -= resident_floats(context, resident->capacity) * sizeof(float);
-    sp_free(context->segments[segment].k);
+    sp_free(resident->block);
     context->segments[segment] = (sp_segment){0};
-    resident->in_use = 0;
+    *resident = (sp_resident){0};
     return SP_OK;
 }
 
@@ -209,19 +261,19 @@ sp_segment_key_values(const sp_context *context, int32_t segment, sp_key_values 
         .num_layers = context->model->spec.num_layers,
         .num_rows = stored->length,
         .kv_width = context->model->kv_width,
-        .layer_stride = stored->stride,
-        .keys = stored->k,
-        .values = stored->v,
+        .layer_stride = is_memory(context, segment) ? stored->memory_stride : stored->stride,
+        .keys = is_memory(context, segment) ? stored->memory_k : stored->k,
+        .values = is_memory(context, segment) ? stored->memory_v : stored->v,
     };
     return SP_OK;
 }
 
-/* The parent of the part `p` has rows, or gets them by an earlier part: it could not get any later
- * without moving this one. */
+/* The parent of the part `p` (or what it reads) has rows, or gets them by an earlier part: it could
+ * not get any later without moving this one. */
 static int
 parent_is_there(const sp_context *context, const int32_t *segments, int32_t p)
 {
-    int32_t parent = context->segments[segments[p]].parent;
+    int32_t parent = above(context, segments[p]);
     if (parent < 0 || context->segments[parent].length > 0) {
         return 1;
     }
@@ -250,13 +302,22 @@ make_parts(sp_context *context, int32_t num_parts, const int32_t *segments, cons
                            segments[p], segment->length, context->residents[segments[p]].capacity,
                            count);
         }
+        if (is_memory(context, segments[p]) != is_memory(context, segments[0])) {
+            return sp_fail(error, SP_INVALID,
+                           "segments %d and %d are the encoder's and the decoder's", segments[0],
+                           segments[p]);
+        }
+        if (is_memory(context, segments[p]) && segment->length > 0) {
+            return sp_fail(error, SP_INVALID, "segment %d is the encoder's and cannot grow",
+                           segments[p]);
+        }
         if (context->residents[segments[p]].children > 0 && segment->length > 0) {
             return sp_fail(error, SP_INVALID, "segment %d has children and cannot grow",
                            segments[p]);
         }
         if (!parent_is_there(context, segments, p)) {
             return sp_fail(error, SP_INVALID, "segment %d: its parent %d has no rows yet",
-                           segments[p], segment->parent);
+                           segments[p], above(context, segments[p]));
         }
         for (int32_t q = 0; q < p; q++) {
             if (segments[q] == segments[p]) {
@@ -325,14 +386,21 @@ extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_o
         return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", options->num_threads);
     }
     sp_status status = SP_OK;
+    if (pack->encoder) {
+        sp_activations_bind(&act, pack, model, context->segments);
+    }
     sp_embed_forward(&pass, pack, &act);
-    for (int32_t l = 0; l < model->spec.num_layers && status == SP_OK; l++) {
+    int32_t num_layers = sp_model_stack(model, pack->encoder)->num_layers;
+    for (int32_t l = 0; l < num_layers && status == SP_OK; l++) {
         status = sp_poll_now(options, error);
         if (status == SP_OK) {
             sp_layer_forward(&pass, pack, &act, l);
         }
     }
-    if (status == SP_OK) {
+    if (status == SP_OK && pack->encoder) {
+        sp_memory_forward(&pass, pack, &act);
+    }
+    else if (status == SP_OK) {
         sp_heads_run(&heads, &pass, 0, pack->num_head_rows, NULL);
     }
     sp_team_stop(pass.team);
@@ -362,8 +430,13 @@ sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segment
         status = make_parts(context, num_parts, segments, starts, parts, error);
     }
     if (status == SP_OK) {
-        status = sp_symbols_check(context->model, symbols, starts[num_parts], num_virtual, prompt,
-                                  error);
+        int encoder = is_memory(context, segments[0]);
+        status = sp_symbols_check(context->model, encoder, symbols, 0, starts[num_parts],
+                                  num_virtual, prompt, error);
+        if (status == SP_OK && encoder && num_rows > 0) {
+            status = sp_fail(error, SP_INVALID, "num_rows = %d: the encoder gives no logits",
+                             num_rows);
+        }
     }
     for (int32_t r = 0; r < num_rows && status == SP_OK; r++) {
         if (rows[r] < (r > 0 ? rows[r - 1] + 1 : 0) || rows[r] >= starts[num_parts]) {

@@ -7,16 +7,22 @@
 #include "../base/status.h"
 
 sp_status
-sp_symbols_check(const sp_model *model, const int32_t *symbols, int32_t num_rows,
-                 int32_t num_virtual, const float *prompt, sp_error *error)
+sp_symbols_check(const sp_model *model, int encoder, const int32_t *symbols, int32_t first,
+                 int32_t end, int32_t num_virtual, const float *prompt, sp_error *error)
 {
+    int32_t vocab_size = sp_model_stack(model, encoder)->vocab_size;
     if (num_virtual < 0 || (num_virtual > 0 && prompt == NULL)) {
         return sp_fail(error, SP_INVALID, "num_virtual = %d without a prompt", num_virtual);
     }
-    for (int32_t r = 0; r < num_rows; r++) {
-        if (symbols[r] >= model->spec.vocab_size) {
+    for (int32_t r = first; r < end; r++) {
+        if (symbols[r] >= vocab_size) {
             return sp_fail(error, SP_INVALID, "row %d: token id %d is not in [0, %d)", r,
-                           symbols[r], model->spec.vocab_size);
+                           symbols[r], vocab_size);
+        }
+        if (symbols[r] < 0 && !encoder && sp_has_encoder(&model->spec)) {
+            return sp_fail(error, SP_INVALID,
+                           "row %d: virtual token %d in the decoder, expected it in the encoder", r,
+                           -1 - symbols[r]);
         }
         if (symbols[r] < -num_virtual) {
             return sp_fail(error, SP_INVALID, "row %d: virtual token %d is not in [0, %d)", r,
@@ -70,6 +76,10 @@ check_prefixes(const sp_forest *forest, sp_error *error)
     if (forest->num_prefixes == 0) {
         return SP_OK;
     }
+    if (forest->memories != NULL) {
+        return sp_fail(error, SP_INVALID, "%d prefixes of a model with an encoder",
+                       forest->num_prefixes);
+    }
     if (forest->prefix == NULL || starts == NULL || starts[0] != 0) {
         return sp_fail(error, SP_INVALID, "%d prefixes without keys and values, or whose rows do "
                        "not start at 0", forest->num_prefixes);
@@ -77,6 +87,50 @@ check_prefixes(const sp_forest *forest, sp_error *error)
     for (int32_t p = 0; p < forest->num_prefixes; p++) {
         if (starts[p + 1] <= starts[p]) {
             return sp_fail(error, SP_INVALID, "prefix %d has no rows", p);
+        }
+    }
+    return SP_OK;
+}
+
+/* Segments of the encoder, which stand first. */
+static int32_t
+num_encoder_segments(const sp_forest *forest)
+{
+    int32_t count = 0;
+    while (forest->memories != NULL && count < forest->num_segments
+           && forest->memories[count] == SP_ENCODER) {
+        count++;
+    }
+    return count;
+}
+
+static sp_status
+check_memories(const sp_model *model, const sp_forest *forest, sp_error *error)
+{
+    if ((forest->memories != NULL) != sp_has_encoder(&model->spec)) {
+        return sp_fail(error, SP_INVALID, "memories %s for a model with%s an encoder",
+                       forest->memories == NULL ? "are missing" : "are given",
+                       sp_has_encoder(&model->spec) ? "" : "out");
+    }
+    int32_t num_encoder = num_encoder_segments(forest);
+    for (int32_t s = 0; s < forest->num_segments && forest->memories != NULL; s++) {
+        int32_t memory = forest->memories[s], parent = forest->parents[s];
+        if (s < num_encoder && parent != -1) {
+            return sp_fail(error, SP_INVALID, "segment %d: parent %d of an encoder segment", s,
+                           parent);
+        }
+        if (s >= num_encoder && (memory < 0 || memory >= num_encoder)) {
+            return sp_fail(error, SP_INVALID,
+                           "segment %d reads %d, expected one of the %d encoder segments before it",
+                           s, memory, num_encoder);
+        }
+        if (s > num_encoder && memory < forest->memories[s - 1]) {
+            return sp_fail(error, SP_INVALID, "segment %d reads %d, but the one before it %d", s,
+                           memory, forest->memories[s - 1]);
+        }
+        if (s >= num_encoder && parent != -1 && forest->memories[parent] != memory) {
+            return sp_fail(error, SP_INVALID, "segment %d reads %d, but its parent %d", s, memory,
+                           forest->memories[parent]);
         }
     }
     return SP_OK;
@@ -125,7 +179,11 @@ sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
     }
     SP_TRY(check_prefixes(forest, error));
     SP_TRY(check_frequencies(model, forest, error));
-    return sp_symbols_check(model, forest->symbols, forest->starts[forest->num_segments],
+    SP_TRY(check_memories(model, forest, error));
+    int32_t first = forest->starts[num_encoder_segments(forest)];
+    SP_TRY(sp_symbols_check(model, 1, forest->symbols, 0, first, forest->num_virtual,
+                            forest->prompt, error));
+    return sp_symbols_check(model, 0, forest->symbols, first, forest->starts[forest->num_segments],
                             forest->num_virtual, forest->prompt, error);
 }
 
@@ -138,7 +196,9 @@ make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *for
     for (int32_t s = 0; s < forest->num_segments; s++) {
         sp_segment *segment = &schedule->segments[s];
         int32_t parent = forest->parents[s];
+        int32_t memory = forest->memories == NULL ? -1 : forest->memories[s];
         *segment = (sp_segment){.parent = parent,
+                                .memory = memory,
                                 .length = forest->starts[s + 1] - forest->starts[s]};
         if (is_prefix(forest, s)) {
             const int32_t *rows = &forest->prefix_starts[next_prefix++];
@@ -155,7 +215,8 @@ make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *for
         for (int32_t r = forest->starts[s]; r < forest->starts[s + 1]; r++) {
             segment->has_virtual |= forest->symbols[r] < 0;
         }
-        segment->needs_grad = segment->has_virtual;
+        segment->needs_grad = segment->has_virtual
+                              || (memory >= 0 && schedule->segments[memory].needs_grad);
         if (forest->frequencies != NULL) {
             segment->frequencies = forest->frequencies
                                    + (int64_t)forest->frequency_of[s]
@@ -176,15 +237,16 @@ make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *for
 
 /* Distinct rows of the entries. */
 static sp_status
-find_head_rows(sp_schedule *schedule, int32_t num_entries, const int32_t *rows, int32_t num_rows,
-               sp_error *error)
+find_head_rows(sp_schedule *schedule, const sp_forest *forest, int32_t num_entries,
+               const int32_t *rows, sp_error *error)
 {
-    int32_t count = 0;
+    int32_t count = 0, num_rows = forest->starts[forest->num_segments];
+    int32_t first = forest->starts[num_encoder_segments(forest)];
     for (int32_t e = 0; e < num_entries; e++) {
-        if (rows[e] < 0 || rows[e] >= num_rows || (e > 0 && rows[e] < rows[e - 1])) {
+        if (rows[e] < first || rows[e] >= num_rows || (e > 0 && rows[e] < rows[e - 1])) {
             return sp_fail(error, SP_INVALID,
-                           "rows[%d] = %d: expected rows of the forest (%d), not falling", e,
-                           rows[e], num_rows);
+                           "rows[%d] = %d: expected rows of the decoder (%d to %d), not falling", e,
+                           rows[e], first, num_rows - 1);
         }
         if (e == 0 || rows[e] != rows[e - 1]) {
             schedule->head_rows[count] = rows[e];
@@ -213,6 +275,14 @@ segment_of(const sp_forest *forest, int32_t row)
     return low;
 }
 
+/* What stands above a segment: its parent, over a root of the decoder the segment that it reads. */
+static int32_t
+above(const sp_forest *forest, int32_t s)
+{
+    int32_t parent = forest->parents[s];
+    return parent >= 0 || forest->memories == NULL ? parent : sp_max32(forest->memories[s], -1);
+}
+
 /* whole[s]: the subtree of s holds a ranking group that its parts do not hold, so that it must be
  * one pack. The lowest common ancestor is found by walking up from both sides. A group in several
  * trees has none: then all trees are one pack. */
@@ -232,10 +302,10 @@ find_whole(uint8_t *whole, int32_t *group_top, const sp_forest *forest, const sp
         }
         while (*top != s) {
             if (s > *top) {
-                s = forest->parents[s];
+                s = above(forest, s);
             }
             else {
-                *top = forest->parents[*top];
+                *top = above(forest, *top);
             }
         }
     }
@@ -341,35 +411,18 @@ add_pack(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, 
     return SP_OK;
 }
 
+/* Packs of the trees begin .. end - 1. */
 static sp_status
-cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
-    int all_together, int32_t pack_rows, sp_error *error)
+cut_trees(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
+          int32_t begin, int32_t end_of_trees, int32_t pack_rows, sp_error *error)
 {
-    int32_t num = forest->num_segments, depth = 0;
-    for (int32_t s = num - 1; s >= 0; s--) {
-        w->span_of[s] = -1;
-        w->subtree_rows[s] = forest->starts[s + 1] - forest->starts[s];
-        w->subtree_end[s] = s + 1;
-    }
-    /* Children stand behind their parents. What stands under a prefix is cut as trees of their own,
-     * unless it has to stay together: a prefix is there for every pack. */
-    for (int32_t s = num - 1; s >= 0; s--) {
-        int32_t parent = forest->parents[s];
-        if (parent >= 0 && (!is_prefix(forest, parent) || w->whole[parent])) {
-            w->subtree_rows[parent] += w->subtree_rows[s];
-            w->subtree_end[parent] = sp_max32(w->subtree_end[parent], w->subtree_end[s]);
-        }
-    }
-    if (all_together) {
-        return add_pack(schedule, model, forest, w, 0, num, SP_RUN, error);
-    }
-    int32_t s = 0;
-    while (s < num || depth > 0) {
-        if (depth > 0 && (s == num || w->stack_end[depth - 1] <= s)) {
+    int32_t s = begin, depth = 0;
+    while (s < end_of_trees || depth > 0) {
+        if (depth > 0 && (s == end_of_trees || w->stack_end[depth - 1] <= s)) {
             schedule->ops[schedule->num_ops++] = (sp_op){SP_LEAVE, w->stack[--depth]};
             continue;
         }
-        int32_t limit = depth > 0 ? w->stack_end[depth - 1] : num;
+        int32_t limit = depth > 0 ? w->stack_end[depth - 1] : end_of_trees;
         int32_t rows = 0, end = s;
         while (end < limit) {
             int32_t more = w->subtree_rows[end];
@@ -392,6 +445,89 @@ cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workb
         }
     }
     return SP_OK;
+}
+
+/* Trees that have to be one pack, because a ranking group lies in several of them and not in one:
+ * those that read encoder segment e become one. */
+static void
+join_trees(workbench *w, const sp_forest *forest, int32_t num_encoder)
+{
+    int32_t first = -1;
+    for (int32_t s = num_encoder; s < forest->num_segments; s = w->subtree_end[s]) {
+        int32_t memory = forest->memories[s];
+        if (!w->whole[memory]) {
+            continue;
+        }
+        if (first >= 0 && forest->memories[first] == memory) {
+            w->subtree_rows[first] += w->subtree_rows[s];
+            w->subtree_end[first] = w->subtree_end[s];
+        }
+        else {
+            first = s;
+            w->whole[first] = 1;
+        }
+    }
+}
+
+/* Whole examples after each other: some segments of the encoder, what reads them, and back. */
+static sp_status
+cut_examples(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
+             int all_together, int32_t pack_rows, sp_error *error)
+{
+    int32_t num = forest->num_segments, num_encoder = num_encoder_segments(forest);
+    join_trees(w, forest, num_encoder);
+    int32_t s = num_encoder, e = 0;
+    while (e < num_encoder) {
+        int32_t end = e, rows = 0;
+        while (end < num_encoder
+               && (all_together || end == e
+                   || schedule->segments[end].length <= pack_rows - rows)) {
+            rows += schedule->segments[end++].length;
+        }
+        int32_t last = s, pack = schedule->num_packs;
+        while (last < num && forest->memories[last] < end) {
+            last++;
+        }
+        SP_TRY(add_pack(schedule, model, forest, w, e, end, SP_ENTER, error));
+        if (!all_together) {
+            SP_TRY(cut_trees(schedule, model, forest, w, s, last, pack_rows, error));
+        }
+        else if (last > s) {
+            SP_TRY(add_pack(schedule, model, forest, w, s, last, SP_RUN, error));
+        }
+        schedule->ops[schedule->num_ops++] = (sp_op){SP_LEAVE, pack};
+        s = last;
+        e = end;
+    }
+    return SP_OK;
+}
+
+static sp_status
+cut(sp_schedule *schedule, const sp_model *model, const sp_forest *forest, workbench *w,
+    int all_together, int32_t pack_rows, sp_error *error)
+{
+    int32_t num = forest->num_segments;
+    for (int32_t s = num - 1; s >= 0; s--) {
+        w->span_of[s] = -1;
+        w->subtree_rows[s] = forest->starts[s + 1] - forest->starts[s];
+        w->subtree_end[s] = s + 1;
+    }
+    /* Children stand behind their parents. What stands under a prefix is cut as trees of their own,
+     * unless it has to stay together: a prefix is there for every pack. */
+    for (int32_t s = num - 1; s >= 0; s--) {
+        int32_t parent = forest->parents[s];
+        if (parent >= 0 && (!is_prefix(forest, parent) || w->whole[parent])) {
+            w->subtree_rows[parent] += w->subtree_rows[s];
+            w->subtree_end[parent] = sp_max32(w->subtree_end[parent], w->subtree_end[s]);
+        }
+    }
+    if (forest->memories != NULL) {
+        return cut_examples(schedule, model, forest, w, all_together, pack_rows, error);
+    }
+    if (all_together) {
+        return add_pack(schedule, model, forest, w, 0, num, SP_RUN, error);
+    }
+    return cut_trees(schedule, model, forest, w, 0, num, pack_rows, error);
 }
 
 sp_status
@@ -423,7 +559,7 @@ sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest 
         status = make_segments(schedule, model, forest, prefix_grad, error);
     }
     if (status == SP_OK) {
-        status = find_head_rows(schedule, num_entries, rows, forest->starts[num], error);
+        status = find_head_rows(schedule, forest, num_entries, rows, error);
     }
     if (status == SP_OK) {
         int all = ranking && find_whole(w.whole, w.group_top, forest, losses);

@@ -7,7 +7,7 @@
 
 typedef enum {
     SP_RUN,   /* whole subtrees: forward, and backward at once */
-    SP_ENTER, /* one segment: forward, stays while its subtree runs */
+    SP_ENTER, /* one segment, or some of an encoder: forward, stays while what depends on it runs */
     SP_LEAVE, /* its backward */
 } sp_op_kind;
 
@@ -41,8 +41,10 @@ void sp_schedule_free(sp_schedule *schedule);
 sp_status sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error);
 /* Rows of a checked forest's prefixes. */
 int32_t sp_forest_prefix_rows(const sp_forest *forest);
-/* The symbols are token ids of the model or rows of the prompt. */
-sp_status sp_symbols_check(const sp_model *model, const int32_t *symbols, int32_t num_rows,
-                           int32_t num_virtual, const float *prompt, sp_error *error);
+/* symbols[first] .. symbols[end - 1] are token ids, of the encoder or the decoder, or rows of the
+ * prompt. */
+sp_status sp_symbols_check(const sp_model *model, int encoder, const int32_t *symbols,
+                           int32_t first, int32_t end, int32_t num_virtual, const float *prompt,
+                           sp_error *error);
 
 #endif

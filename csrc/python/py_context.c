@@ -149,8 +149,9 @@ take_prefix(PyObject *object, const sp_model *model, sp_forest *forest)
     return 1;
 }
 
-/* forest = (parents, starts, symbols) int32, or with frequencies [sets, numbers] float32 and the
- * set of each segment [num_segments] int32 */
+/* forest = (parents, starts, symbols) int32; of a model with an encoder with the memories
+ * [num_segments] int32; or with frequencies [sets, numbers] float32 and the set of each segment
+ * [num_segments] int32 */
 static int
 take_forest(PyObject *tuple, PyObject *prompt, PyObject *prefix, const sp_model *model,
             sp_forest *forest)
@@ -177,11 +178,15 @@ take_forest(PyObject *tuple, PyObject *prompt, PyObject *prefix, const sp_model 
         return 0;
     }
     forest->symbols = PyArray_DATA(y);
-    if (frequencies != NULL) {
-        if (frequency_of == NULL) {
-            PyErr_SetString(PyExc_TypeError, "forest: expected 3 or 5 arrays");
+    if (frequencies != NULL && frequency_of == NULL) {
+        PyArrayObject *memories = sp_py_sized(frequencies, NPY_INT32, 1, "memories", 0,
+                                              PyArray_DIM(p, 0));
+        if (memories == NULL) {
             return 0;
         }
+        forest->memories = PyArray_DATA(memories);
+    }
+    else if (frequencies != NULL) {
         PyArrayObject *f = take_frequencies(frequencies, model);
         PyArrayObject *of = f == NULL ? NULL
                                       : sp_py_sized(frequency_of, NPY_INT32, 1, "frequency_of", 0,
@@ -479,6 +484,21 @@ context_segment_fill(py_context *self, PyObject *args)
 }
 
 static PyObject *
+context_memory_create(py_context *self, PyObject *args)
+{
+    int capacity;
+    if (!PyArg_ParseTuple(args, "i:memory_create", &capacity)) {
+        return NULL;
+    }
+    int32_t segment;
+    sp_error error;
+    lock_context(self);
+    sp_status status = sp_memory_create(self->context, capacity, &segment, &error);
+    PyThread_release_lock(self->lock);
+    return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
+}
+
+static PyObject *
 context_segment_release(py_context *self, PyObject *args)
 {
     int segment;
@@ -685,6 +705,9 @@ static PyMethodDef context_methods[] = {
     {"segment_copy", (PyCFunction)context_segment_copy, METH_VARARGS,
      "segment_copy($self, source, target, num_equal, /)\n--\n\n"
      "Makes a resident segment's rows after the first num_equal those of its sibling source."},
+    {"memory_create", (PyCFunction)context_memory_create, METH_VARARGS,
+     "memory_create($self, capacity, /)\n--\n\n"
+     "A new resident segment of the encoder; segments of the decoder under it read it."},
     {"segment_extend", (PyCFunction)context_segment_extend, METH_VARARGS,
      "segment_extend($self, segments, starts, symbols, prompt, rows, num_threads, /)\n--\n\n"
      "Appends rows to resident segments; logits [len(rows), vocab_size] after the rows."},

@@ -23,6 +23,7 @@ static const choice POSITIONS[] = {{"none", SP_POSITIONS_NONE},
                                    {"rotary", SP_POSITIONS_ROTARY},
                                    {"learned", SP_POSITIONS_LEARNED},
                                    {"alibi", SP_POSITIONS_ALIBI},
+                                   {"relative", SP_POSITIONS_RELATIVE},
                                    {NULL, 0}};
 static const choice ACTIVATIONS[] = {{"silu", SP_SILU},
                                      {"gelu_tanh", SP_GELU_TANH},
@@ -132,6 +133,9 @@ take_spec(PyObject *dict, sp_spec *spec)
                && take_int(dict, "max_positions", &spec->max_positions)
                && take_int(dict, "rotary_dim", &spec->rotary_dim)
                && take_int(dict, "num_ropes", &spec->num_ropes)
+               && take_int(dict, "num_encoder_layers", &spec->num_encoder_layers)
+               && take_int(dict, "encoder_vocab_size", &spec->encoder_vocab_size)
+               && take_int(dict, "relative_reach", &spec->relative_reach)
                && take_choice(dict, "norm", NORMS, &norm)
                && take_choice(dict, "norm_place", NORM_PLACES, &place)
                && take_choice(dict, "qk_norm", QK_NORMS, &qk_norm)

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping
 from typing import Any
 
 from softprompt.families import (
+    bart,
     bloom,
     cohere,
     falcon,
@@ -19,9 +20,10 @@ from softprompt.families import (
     opt,
     phi,
     stablelm,
+    t5,
 )
 from softprompt.families.computed import computed_weights, inverse_frequencies, length_class
-from softprompt.families.spec import ENGINE_FIELDS, BoundSlot, Family, Slot, Spec, View
+from softprompt.families.spec import ENGINE_FIELDS, BoundSlot, Family, Slot, Spec, View, of_spec
 
 __all__ = [
     "ENGINE_FIELDS",
@@ -36,6 +38,7 @@ __all__ = [
     "from_gguf",
     "inverse_frequencies",
     "length_class",
+    "of_spec",
     "read_config",
 ]
 
@@ -55,6 +58,10 @@ FAMILIES: tuple[Family, ...] = (
     opt.FAMILY,
     bloom.FAMILY,
     falcon.FAMILY,
+    bart.BART,
+    bart.MARIAN,
+    bart.M2M100,
+    t5.FAMILY,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 import numpy as np
 
 from softprompt.families.spec import Spec
@@ -47,17 +49,23 @@ def inverse_frequencies(spec: Spec, length_class: int = 0) -> np.ndarray:
     return np.stack(sets)
 
 
-def computed_weights(spec: Spec) -> dict[str, np.ndarray]:
+def computed_weights(
+    spec: Spec, stored: MutableMapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
     """Compute the slots that no file holds.
 
     Parameters
     ----------
     spec : Spec
+    stored : mutable mapping of str to ndarray of float32, optional
+        The slots that files hold. Those that are none of the engine's, but what others are computed
+        from, are taken out of it.
 
     Returns
     -------
     dict of str to ndarray of float32
-        Rotary frequencies and their scales, ALiBi's biases, ones for norms without weights.
+        Rotary frequencies and their scales, ALiBi's biases, biases by distance, sines and cosines
+        of positions, ones for norms without weights.
     """
     arrays: dict[str, np.ndarray] = {}
     if spec.rope is not None:
@@ -68,6 +76,15 @@ def computed_weights(spec: Spec) -> dict[str, np.ndarray]:
             arrays["rope.scale"] = np.array(scales, dtype=np.float32)
     if spec.alibi is not None:
         arrays["alibi.bias"] = spec.alibi.bias(spec.num_heads, spec.max_positions)
+    stacks = ("", "encoder.") if spec.num_encoder_layers else ("",)
+    for stack in stacks:
+        if spec.sinusoid is not None and not spec.stored_positions:
+            table = spec.sinusoid.table(spec.max_positions, spec.hidden_size)
+            arrays[f"{stack}position.weight"] = table
+        if spec.relative is not None and stored is not None:
+            table = stored.pop(f"{stack}relative.weight")
+            bias = spec.relative.bias(table, bidirectional=bool(stack))
+            arrays[f"{stack}relative.bias"] = bias
     if not spec.norm_weights:
         ones = np.ones(spec.hidden_size, dtype=np.float32)
         norms = ["attn_norm", "mlp_norm"]

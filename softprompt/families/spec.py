@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from softprompt.families import alibi
 from softprompt.families.alibi import Alibi
+from softprompt.families.relative import Relative
 from softprompt.families.rope import Rope
+from softprompt.families.sinusoid import Sinusoid
 
 ENGINE_FIELDS = (
     "vocab_size",
@@ -47,6 +50,9 @@ ENGINE_FIELDS = (
     "logit_scale",
     "logit_soft_cap",
     "num_ropes",
+    "num_encoder_layers",
+    "encoder_vocab_size",
+    "relative_reach",
     "windows",
     "ropes",
 )
@@ -67,7 +73,7 @@ class Spec:
     norm_eps : float
         Added to the variance.
     positions : str
-        "rotary", "learned", "alibi" or "none".
+        "rotary", "learned", "alibi", "relative" or "none".
     rotary_dim : int
         Rotated channels of a head (even; 0 without rotary positions).
     rope_interleaved : bool
@@ -103,6 +109,13 @@ class Spec:
         Factor of what a half of a layer adds; of the logits.
     num_ropes : int
         Sets of rotary frequencies.
+    num_encoder_layers : int
+        Layers of the encoder that the decoder reads; 0 for a decoder alone. Its other sizes and
+        switches are the decoder's.
+    encoder_vocab_size : int
+        Rows of the encoder's own embedding; 0 where it has the decoder's.
+    relative_reach : int
+        With "relative" positions: keys further away have the bias of this distance.
     windows : tuple of int
         For every layer, how many rows a row sees, itself among them (0: all); empty for all.
     ropes : tuple of int
@@ -111,6 +124,12 @@ class Spec:
         Where the inverse frequencies of set 0 and of set 1 come from.
     alibi : Alibi or None
         Where the biases of scores come from.
+    relative : Relative or None
+        How biases by distance follow from the stored ones.
+    sinusoid : Sinusoid or None
+        Where positions come from that no file holds.
+    stored_positions : bool
+        The files hold positions that could be computed.
     tied : bool
         The output head is the embedding table.
     qkv_bias, output_bias, mlp_bias, head_bias, norm_bias, qk_norm_bias : bool
@@ -152,11 +171,17 @@ class Spec:
     logit_scale: float = 1.0
     logit_soft_cap: float = 0.0
     num_ropes: int = 1
+    num_encoder_layers: int = 0
+    encoder_vocab_size: int = 0
+    relative_reach: int = 0
     windows: tuple[int, ...] = ()
     ropes: tuple[int, ...] = ()
     rope: Rope | None = None
     local_rope: Rope | None = None
     alibi: Alibi | None = None
+    relative: Relative | None = None
+    sinusoid: Sinusoid | None = None
+    stored_positions: bool = False
     tied: bool = True
     qkv_bias: bool = False
     output_bias: bool = False
@@ -180,7 +205,10 @@ class Spec:
         known = {
             "": True,
             "untied": not self.tied,
-            "learned": self.positions == "learned",
+            "learned": self.positions == "learned"
+            and (self.sinusoid is None or self.stored_positions),
+            "own_embedding": self.encoder_vocab_size > 0,
+            "relative": self.relative is not None,
             "norm_before": before and self.norm_weights,
             "norm_before_bias": before and self.norm_bias,
             "norm_after": self.norm_place != "pre" and self.norm_weights,
@@ -192,8 +220,8 @@ class Spec:
         return known[feature] if feature in known else bool(getattr(self, feature))
 
     def size(self, axis: str) -> int:
-        """Return the length of a named axis of a slot: V, d, P, q, kv, f, or of the norms of
-        queries (qn) and keys (kn).
+        """Return the length of a named axis of a slot: V, d, P, q, kv, f, E (an encoder's own
+        embedding), heads, buckets, or of the norms of queries (qn) and keys (kn).
         """
         q, kv = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         one_head = self.qk_norm == "head"
@@ -206,6 +234,9 @@ class Spec:
             "f": self.intermediate_size,
             "qn": self.head_dim if one_head else q,
             "kn": self.head_dim if one_head else kv,
+            "E": self.encoder_vocab_size,
+            "heads": self.num_heads,
+            "buckets": 0 if self.relative is None else self.relative.num_buckets,
         }[axis]
 
 
@@ -330,6 +361,10 @@ class Family:
         The table.
     hf_prefixes : tuple of str
         Prefixes that tensor names may carry in a Hugging Face folder.
+    hf_aliases : mapping of str to str, or a function of the `Spec` that gives one
+        Further names of tensors in a Hugging Face folder, and those that they repeat.
+    hf_optional : mapping of str to str
+        Tensors that a Hugging Face folder may lack, and the switch of the `Spec` that is then off.
     hf_ignored : tuple of str
         Regular expressions (of whole names, without prefix) of tensors that hold no weights.
     gguf_ignored : tuple of str
@@ -349,6 +384,10 @@ class Family:
     architectures: tuple[str, ...] = ()
     read_gguf: Callable[[Mapping[str, Any], str, Container[str]], Spec] | None = None
     hf_prefixes: tuple[str, ...] = ("",)
+    hf_aliases: Mapping[str, str] | Callable[[Spec], Mapping[str, str]] = field(
+        default_factory=dict
+    )
+    hf_optional: Mapping[str, str] = field(default_factory=dict)
     hf_ignored: tuple[str, ...] = field(default=())
     gguf_ignored: tuple[str, ...] = field(default=())
 
@@ -367,23 +406,36 @@ class Family:
         list of BoundSlot
             The table's rows in order, a run of rows with ``{i}`` repeated layer by layer.
         """
-        rows = [slot for slot in self.slots if spec.has(slot.when)]
-        first = next(n for n, slot in enumerate(rows) if "{i}" in slot.name)
-        last = max(n for n, slot in enumerate(rows) if "{i}" in slot.name) + 1
-        listed = [(slot, 0) for slot in rows[:first]]
-        listed += [(slot, i) for i in range(spec.num_layers) for slot in rows[first:last]]
-        listed += [(slot, 0) for slot in rows[last:]]
+        listed: list[tuple[Slot, int]] = []
+        for layers, run in groupby(
+            (slot for slot in self.slots if spec.has(slot.when)), lambda slot: _layers(slot, spec)
+        ):
+            rows = list(run)
+            listed += [(slot, i) for i in range(layers or 1) for slot in rows]
         return [
             BoundSlot(
                 name=slot.name.format(i=i),
                 shape=tuple(spec.size(axis) for axis in slot.axes),
-                source=_of(getattr(slot, kind), spec).replace("{i}", str(i)),
-                view=_of(getattr(slot, kind + "_view"), spec),
+                source=of_spec(getattr(slot, kind), spec).replace("{i}", str(i)),
+                view=of_spec(getattr(slot, kind + "_view"), spec),
             )
             for slot, i in listed
         ]
 
 
-def _of(entry: Any, spec: Spec) -> Any:
-    """Return an entry of a table for a model: itself, or what the function gives."""
+def _layers(slot: Slot, spec: Spec) -> int:
+    """Layers of a slot's stack, or 0 for a slot outside of layers."""
+    if "{i}" not in slot.name:
+        return 0
+    return spec.num_encoder_layers if slot.name.startswith("encoder.") else spec.num_layers
+
+
+def of_spec(entry: Any, spec: Spec) -> Any:
+    """Return an entry of a table for a model: itself, or what the function gives.
+
+    Parameters
+    ----------
+    entry : object or callable
+    spec : Spec
+    """
     return entry(spec) if callable(entry) else entry

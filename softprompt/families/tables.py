@@ -13,6 +13,7 @@ _ROWS: tuple[tuple[str, tuple[str, ...], str, str | None], ...] = (
     # slot, shape of the weight, when it has one, when it has a bias
     ("embedding", ("V", "d"), "", None),
     ("position", ("P", "d"), "learned", None),
+    ("relative", ("buckets", "heads"), "relative", None),
     ("embedding_norm", ("d",), "embedding_norm", "embedding_norm"),
     ("layers.{i}.attn_norm", ("d",), "norm_before", "norm_before_bias"),
     ("layers.{i}.q", ("q", "d"), "", "qkv_bias"),
@@ -22,6 +23,12 @@ _ROWS: tuple[tuple[str, tuple[str, ...], str, str | None], ...] = (
     ("layers.{i}.k_norm", ("kn",), "qk_norm", "qk_norm_bias"),
     ("layers.{i}.o", ("d", "q"), "", "output_bias"),
     ("layers.{i}.attn_out_norm", ("d",), "norm_after", "norm_after_bias"),
+    ("layers.{i}.cross_norm", ("d",), "norm_before", "norm_before_bias"),
+    ("layers.{i}.cross_q", ("q", "d"), "", "qkv_bias"),
+    ("layers.{i}.cross_k", ("kv", "d"), "", "qkv_bias"),
+    ("layers.{i}.cross_v", ("kv", "d"), "", "qkv_bias"),
+    ("layers.{i}.cross_o", ("d", "q"), "", "output_bias"),
+    ("layers.{i}.cross_out_norm", ("d",), "norm_after", "norm_after_bias"),
     ("layers.{i}.mlp_norm", ("d",), "norm_before", "norm_before_bias"),
     ("layers.{i}.gate", ("f", "d"), "gated", "mlp_bias"),
     ("layers.{i}.up", ("f", "d"), "", "mlp_bias"),
@@ -96,9 +103,42 @@ def table(
     -------
     tuple of Slot
     """
-    names = GGUF_NAMES | dict(gguf or {})
+    return _slots(_ROWS, hf, GGUF_NAMES | dict(gguf or {}), hf_views, gguf_views)
+
+
+def pair_table(
+    decoder: Mapping[str, Name],
+    encoder: Mapping[str, Name],
+    *,
+    hf_views: Mapping[str, Views] | None = None,
+) -> tuple[Slot, ...]:
+    """Build the table of an encoder and a decoder, which no GGUF file holds.
+
+    Parameters
+    ----------
+    decoder, encoder : mapping
+        See `table`; of the encoder without "encoder.".
+    hf_views : mapping, optional
+        Views of the slots of both.
+
+    Returns
+    -------
+    tuple of Slot
+    """
+    own = {"embedding": ("encoder.embedding", ("E", "d"), "own_embedding", None)}
+    rows = tuple(own.get(row[0], (f"encoder.{row[0]}", *row[1:])) for row in _ROWS)
+    return _slots(_ROWS, decoder, {}, hf_views, None) + _slots(rows, encoder, {}, hf_views, None)
+
+
+def _slots(
+    rows: tuple[tuple[str, tuple[str, ...], str, str | None], ...],
+    hf: Mapping[str, Name],
+    names: Mapping[str, Name],
+    hf_views: Mapping[str, Views] | None,
+    gguf_views: Mapping[str, Views] | None,
+) -> tuple[Slot, ...]:
     slots = []
-    for name, axes, when, bias_when in _ROWS:
+    for name, axes, when, bias_when in rows:
         short = name.rsplit(".", 1)[-1]
         if short not in hf:
             continue
@@ -110,7 +150,7 @@ def table(
                     f"{name}.{kind}",
                     shape,
                     _suffixed(hf[short], kind),
-                    _suffixed(names[short], kind),
+                    _suffixed(names.get(short, name), kind),
                     _view_of(hf_views, short, kind),
                     _view_of(gguf_views, short, kind),
                     when=feature,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from softprompt.model.beams import BeamOptions, BeamSearch, log_softmax
+from softprompt.model.demands import Demands
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.resident import Resident, Text, advance, branch, prefill
 from softprompt.model.sequences import PromptTable
@@ -24,9 +25,11 @@ class _Beams:
     running: list[Text]
     spare: list[Text] = field(default_factory=list)
 
-    def step(self, resident: Resident, logits: np.ndarray) -> None:
+    def step(self, resident: Resident, logits: np.ndarray, demands: Demands) -> None:
         """Choose the next tokens by logits of shape (len(running), vocab_size)."""
-        chosen = self.search.step(log_softmax(logits))
+        log_probs = log_softmax(logits)
+        demands.apply(log_probs, self.running)
+        chosen = self.search.step(log_probs)
         going_on = {parent for parent, _ in chosen}
         self.spare += [beam for i, beam in enumerate(self.running) if i not in going_on]
         running = []
@@ -58,19 +61,26 @@ def search(
         One for every text, done.
     """
     end_ids = getattr(model.config, "eos_token_ids", ())
-    searches = [
-        BeamSearch(options, limit=text.limit, end_ids=end_ids, has_ended=has_ended)
-        for text in texts
-    ]
+    demands = Demands(model.config)
     resident = Resident(model, worker, table)
     try:
         logits = prefill(resident, texts)
+        searches = [
+            BeamSearch(
+                options,
+                limit=text.limit,
+                end_ids=end_ids,
+                has_ended=has_ended,
+                beginning=text.new,
+            )
+            for text in texts
+        ]
         active = [_Beams(one, [text]) for one, text in zip(searches, texts, strict=True)]
         while active:
             start = 0
             for beams in active:
                 end = start + len(beams.running)
-                beams.step(resident, logits[start:end])
+                beams.step(resident, logits[start:end], demands)
                 start = end
             active = [beams for beams in active if not beams.search.done]
             if active:

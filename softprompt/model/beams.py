@@ -11,7 +11,7 @@ and a beam that does not exist (the first step has one) is not an entry of score
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,7 +109,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 class BeamSearch:
     """The search for the continuations of one input.
 
-    It starts with one running sequence, the empty one. Each `step` takes log-probabilities for the
+    It starts with one running sequence. Each `step` takes log-probabilities for the
     running sequences and answers which of them go on, and how; until `done`.
 
     Parameters
@@ -121,6 +121,9 @@ class BeamSearch:
         Tokens that finish a sequence.
     has_ended : callable (list of int) -> bool, optional
         Whether a sequence without an end token is finished all the same.
+    beginning : sequence of int
+        Tokens that every sequence begins with, fewer than `limit`; they count as its tokens, and
+        not for its score.
 
     Raises
     ------
@@ -139,11 +142,12 @@ class BeamSearch:
         limit: int,
         end_ids: Collection[int] = (),
         has_ended: Callable[[list[int]], bool] | None = None,
+        beginning: Sequence[int] = (),
     ) -> None:
         options.check_limit(limit)
         self.options = options
         self.limit = limit
-        self.sequences: list[list[int]] = [[]]
+        self.sequences: list[list[int]] = [list(beginning)]
         self.done = False
         self._end_ids = frozenset(end_ids)
         self._has_ended = has_ended

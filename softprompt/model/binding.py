@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from softprompt.families import BoundSlot, Family, Spec, family_of
+from softprompt.families import BoundSlot, Family, Spec, family_of, of_spec
 from softprompt.formats import StoredTensor
 
 __all__ = ["Bound", "bind"]
@@ -48,6 +48,10 @@ def bind(spec: Spec, tensors: Mapping[str, StoredTensor], kind: str, where: str)
     prefixes = family.hf_prefixes if kind == "hf" else ("",)
     ignored = family.hf_ignored if kind == "hf" else family.gguf_ignored
     named = _without_prefix(tensors, prefixes, where)
+    if kind == "hf":
+        named = _without_aliases(named, of_spec(family.hf_aliases, spec))
+        absent = {field for name, field in family.hf_optional.items() if name not in named}
+        spec = replace(spec, **dict.fromkeys(absent, False))
     spec, named = _settle_head(spec, family, named, kind)
     slots = family.bound_slots(spec, kind)
     named = _with_joined_heads(named, slots)
@@ -108,11 +112,37 @@ def _without_prefix(
     return named
 
 
+def _without_aliases(
+    named: dict[str, StoredTensor], aliases: Mapping[str, str]
+) -> dict[str, StoredTensor]:
+    """Drop tensors that repeat another one; one that stands alone gets the other one's name."""
+    named = dict(named)
+    for alias, name in aliases.items():
+        if alias not in named:
+            continue
+        repeated = named.pop(alias)
+        stored = named.setdefault(name, repeated)
+        if not _are_equal(repeated, stored):
+            raise ValueError(
+                f"{repeated.source}: tensor {repeated.name!r} differs from {stored.name!r}, "
+                "expected one embedding for encoder and decoder"
+            )
+    return named
+
+
+def _are_equal(one: StoredTensor, other: StoredTensor) -> bool:
+    return (
+        one.dtype == other.dtype
+        and one.shape == other.shape
+        and np.array_equal(one.data, other.data)
+    )
+
+
 def _settle_head(
     spec: Spec, family: Family, named: dict[str, StoredTensor], kind: str
 ) -> tuple[Spec, dict[str, StoredTensor]]:
     """Tie a head that repeats the embedding, untie one that does not."""
-    names = {slot.name: getattr(slot, kind) for slot in family.slots}
+    names = {slot.name: of_spec(getattr(slot, kind), spec) for slot in family.slots}
     head, embedding = named.get(names[_HEAD]), named.get(names[_EMBEDDING])
     if head is None:
         return spec, named
@@ -121,11 +151,7 @@ def _settle_head(
             return spec, named
         rest = {name: stored for name, stored in named.items() if name != names[_HEAD]}
         return spec, {**rest, names[_EMBEDDING]: head}
-    same = (
-        head.dtype == embedding.dtype
-        and head.shape == embedding.shape
-        and np.array_equal(head.data, embedding.data)
-    )
+    same = _are_equal(head, embedding)
     if same:
         named = {name: stored for name, stored in named.items() if name != names[_HEAD]}
     return replace(spec, tied=same), named

@@ -35,6 +35,19 @@ class ModelConfig:
         Whether the tokenizer puts them around a text.
     tie_word_embeddings : bool
         Whether the output head is the embedding table.
+    is_encoder_decoder : bool
+        Whether an encoder reads the input, with its prompt, and a decoder writes the target.
+        `num_layers` are the decoder's, `vocab_size` is that of the input.
+    num_encoder_layers : int
+    forced_bos_token_id : int or None
+        What every text of the decoder begins with.
+    forced_eos_token_id : int or None
+        What a text that reaches the greatest length ends with.
+    suppressed_token_ids : tuple of int
+        What is never generated: single tokens among ``bad_words_ids``, and ``suppress_tokens``.
+    decoder_start_token_id : int or None
+        What the decoder reads before a target; None without an encoder, and where mBART begins with
+        a target's last token, its language.
     raw : dict
         The original config.json, or GGUF metadata without the vocabulary.
     """
@@ -56,6 +69,12 @@ class ModelConfig:
     adds_eos: bool
     tie_word_embeddings: bool
     raw: dict[str, Any] = field(repr=False, compare=False)
+    is_encoder_decoder: bool = False
+    num_encoder_layers: int = 0
+    decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
+    suppressed_token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,7 @@ _GPT2_IDS = {"bos_token_id": 50256, "eos_token_id": 50256}
 _GEMMA_IDS = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 _COHERE_IDS = {"bos_token_id": 5, "eos_token_id": 255001, "pad_token_id": 0}
 _OLMO_IDS = {"eos_token_id": 50279, "pad_token_id": 1}
+_FAIRSEQ_IDS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
 _DEFAULT_IDS = {
     **dict.fromkeys(("llama", "mistral", "granite", "phi", "bloom"), _LLAMA_IDS),
     **dict.fromkeys(("gpt2", "gpt_neo", "gptj"), _GPT2_IDS),
@@ -95,6 +115,12 @@ _DEFAULT_IDS = {
     "opt": {"bos_token_id": 2, "eos_token_id": 2, "pad_token_id": 1},
     "falcon": {"bos_token_id": 11, "eos_token_id": 11},
     "stablelm": {"bos_token_id": 0, "eos_token_id": 0},
+    "bart": _FAIRSEQ_IDS | {"decoder_start_token_id": 2},
+    "mbart": _FAIRSEQ_IDS,
+    "m2m_100": _FAIRSEQ_IDS | {"decoder_start_token_id": 2},
+    "marian": {"eos_token_id": 0, "pad_token_id": 58100, "decoder_start_token_id": 58100},
+    "t5": {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0},
+    "mt5": {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0},
 }
 
 
@@ -136,6 +162,9 @@ def huggingface_config(
             value = config.get(key, text.get(key, defaults.get(key)))
         return _valid_ids(value, spec)
 
+    def first(key: str) -> int | None:
+        return next(iter(ids(key)), None) if spec.num_encoder_layers else None
+
     return _config(
         spec,
         name_or_path=name_or_path,
@@ -144,6 +173,12 @@ def huggingface_config(
         pad=ids("pad_token_id"),
         adds=adds,
         raw=dict(config),
+        is_encoder_decoder=spec.num_encoder_layers > 0,
+        num_encoder_layers=spec.num_encoder_layers,
+        decoder_start_token_id=first("decoder_start_token_id"),
+        forced_bos_token_id=first("forced_bos_token_id"),
+        forced_eos_token_id=first("forced_eos_token_id"),
+        suppressed_token_ids=_suppressed(generation, config, spec),
     )
 
 
@@ -176,11 +211,12 @@ def _config(
     pad: tuple[int, ...],
     adds: tuple[bool, bool],
     raw: dict[str, Any],
+    **of_encoder: Any,
 ) -> ModelConfig:
     return ModelConfig(
         family=spec.family,
         name_or_path=name_or_path,
-        vocab_size=spec.vocab_size,
+        vocab_size=spec.encoder_vocab_size or spec.vocab_size,
         hidden_size=spec.hidden_size,
         num_layers=spec.num_layers,
         num_attention_heads=spec.num_heads,
@@ -195,7 +231,22 @@ def _config(
         adds_eos=adds[1],
         tie_word_embeddings=spec.tied,
         raw=raw,
+        **of_encoder,
     )
+
+
+def _suppressed(
+    generation: Mapping[str, Any], config: Mapping[str, Any], spec: Spec
+) -> tuple[int, ...]:
+    """Return tokens that are never generated: Marian must not write its padding."""
+    found: list[int] = []
+    for key in ("bad_words_ids", "suppress_tokens"):
+        value = generation.get(key)
+        value = config.get(key) if value is None else value
+        for entry in value if isinstance(value, list) else ():
+            alone = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
+            found += _valid_ids(alone, spec) if isinstance(alone, int) else ()
+    return tuple(dict.fromkeys(found))
 
 
 def _is_long(value: Any) -> bool:

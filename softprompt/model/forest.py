@@ -12,11 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["MIN_SAVED_ROWS", "Forest", "pack"]
+__all__ = ["MIN_SAVED_ROWS", "Forest", "pack", "pack_pairs"]
 
 MIN_SAVED_ROWS = 4
 """A prefix is cut out as a segment of its own where that saves at least so many rows: below that,
 one more segment costs about as much in attention as the rows cost in matrix products."""
+
+
+ENCODER = -2
+"""In `Forest.memories`: a segment of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,9 @@ class Forest:
         For every sequence, the row of each of its symbols.
     classes : ndarray of int64, shape (num_segments,), or None
         The class of every segment's sequences; None where `pack` was given none.
+    memories : ndarray of int32, shape (num_segments,), or None
+        `ENCODER` for an encoder's segments, which stand first; for a decoder's the one that it
+        reads. None without an encoder.
     """
 
     parents: np.ndarray
@@ -44,6 +51,7 @@ class Forest:
     rows: list[np.ndarray]
     classes: np.ndarray | None = None
     prefixes: tuple[int, ...] = ()
+    memories: np.ndarray | None = None
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
@@ -144,6 +152,49 @@ def _under_prefix(forest: Forest, prefix: int) -> Forest:
         symbols=forest.symbols,
         rows=forest.rows,
         prefixes=(prefix,),
+    )
+
+
+def pack_pairs(
+    memories: Sequence[np.ndarray], sequences: Sequence[np.ndarray], *, share: bool = True
+) -> Forest:
+    """Pack what an encoder reads, and what a decoder that reads it writes.
+
+    Parameters
+    ----------
+    memories, sequences : sequence of ndarray of int32
+        Symbols of the encoder and of the decoder, each with at least one; sequence `i` reads memory
+        `i`.
+    share : bool
+        Equal memories become one segment, and sequences that read it share their beginnings. False:
+        every pair alone.
+
+    Returns
+    -------
+    Forest
+        Its ``rows`` are those of `sequences`.
+    """
+    segments: dict[object, int] = {}
+    pieces: list[np.ndarray] = []
+    reads = []
+    for i, memory in enumerate(memories):
+        key = memory.tobytes() if share else i
+        if key not in segments:
+            segments[key] = len(pieces)
+            pieces.append(memory)
+        reads.append(segments[key])
+    decoder = pack(sequences, share=share, classes=reads)
+    assert decoder.classes is not None
+    first, starts = len(pieces), np.cumsum([0] + [len(piece) for piece in pieces])
+    rows = int(starts[-1])
+    return Forest(
+        parents=np.concatenate(
+            [np.full(first, -1), np.where(decoder.parents < 0, -1, decoder.parents + first)]
+        ).astype(np.int32),
+        starts=np.concatenate([starts[:-1], decoder.starts + rows]).astype(np.int32),
+        symbols=np.concatenate([*pieces, decoder.symbols]).astype(np.int32),
+        rows=[own + np.int32(rows) for own in decoder.rows],
+        memories=np.concatenate([np.full(first, ENCODER), decoder.classes]).astype(np.int32),
     )
 
 

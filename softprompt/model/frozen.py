@@ -9,8 +9,8 @@ import numpy as np
 
 from softprompt.families import inverse_frequencies, length_class
 from softprompt.model.embeddings import Embeddings
-from softprompt.model.forest import Forest, pack
-from softprompt.model.sequences import PromptTable, check_ids, is_several
+from softprompt.model.forest import Forest, pack, pack_pairs
+from softprompt.model.sequences import PromptTable, TextRows, check_ids, is_several
 from softprompt.model.threads import check_num_threads
 from softprompt.model.workers import Workers
 
@@ -44,7 +44,9 @@ class FrozenModel:
         self.tokenizer = tokenizer
         self.origin = origin
         self._reload = reload
-        self.embeddings = Embeddings(weights["embedding.weight"], spec.embedding_scale)
+        # Where a prompt stands: of an encoder's own embedding, if it has one.
+        prefix = "encoder." if spec.encoder_vocab_size else ""
+        self.embeddings = Embeddings(weights[f"{prefix}embedding.weight"], spec.embedding_scale)
         self.num_threads = num_threads
         weight_bytes = sum(array.nbytes for array in weights.values())
         self._workers = Workers(core, weight_bytes, None)
@@ -142,13 +144,15 @@ class FrozenModel:
                         "load_model(..., tokenizer=...)"
                     )
                 item = self.tokenizer.encode(item)
-            encoded.append(check_ids(item, vocab_size=self.spec.vocab_size, where=f"{where}[{i}]"))
+            encoded.append(check_ids(item, vocab_size=len(self.embeddings), where=f"{where}[{i}]"))
         return encoded
 
     def _encode_target(self, text: str, where: str) -> list[int]:
         if self.tokenizer is None:
             raise ValueError(f"{where}: this model has no tokenizer; give token ids")
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        # Translation models write the target's language with another vocabulary.
+        encode = getattr(self.tokenizer, "encode_target", self.tokenizer.encode)
+        return encode(text, add_special_tokens=False)
 
     def _pair(self, ids: object, target: object, where: str) -> tuple[np.ndarray, np.ndarray]:
         ids = self.encode([ids], where=f"{where}: input")[0]
@@ -183,10 +187,8 @@ class FrozenModel:
 
     def _sequence(
         self, table: PromptTable, which: int, ids: np.ndarray, target: np.ndarray, where: str
-    ) -> tuple[np.ndarray, int]:
-        """Symbols of prompt, input and all but the last target; place of the row that predicts the
-        first target.
-        """
+    ) -> TextRows:
+        """Rows of a target after its input, with every check."""
         if len(target) == 0:
             raise ValueError(f"{where}: the target has no tokens")
         symbols, _ = table.symbols(which, ids)
@@ -195,49 +197,59 @@ class FrozenModel:
             raise ValueError(
                 f"{where}: an empty input {before} has no row that could predict the target"
             )
-        first = len(symbols) - 1
+        rows_before = table.rows_before(which)
+        if self.spec.num_encoder_layers:
+            self._check_length(len(symbols), f"{where}: input")
+            self._check_length(len(target), f"{where}: target")
+            read = np.concatenate([self._decoder_start(target), target[:-1]])
+            return TextRows(read, 0, memory=symbols)
+        before = len(symbols) - 1
         symbols = np.concatenate([symbols, target[:-1]])
-        self._check_length(table.rows_before(which) + len(symbols), where)
-        return symbols, first
+        self._check_length(rows_before + len(symbols), where)
+        return TextRows(symbols, before, prefix=table.prefix(which), rows_before=rows_before)
 
-    def _packed(
-        self,
-        sequences: list[np.ndarray],
-        places: list[np.ndarray],
-        table: PromptTable,
-        which: Sequence[int],
-    ) -> tuple[Forest, np.ndarray]:
-        """Forest of sequences that lack their last target, and its rows at their places, one
-        sequence after the other. Sequence `i` has the prompt ``which[i]``.
+    def _decoder_start(self, target: np.ndarray) -> np.ndarray:
+        """What stands before a target: nothing without an encoder; the start token; or, of an mBART
+        whose configuration names none, the target's last token.
         """
-        forest = self._pack(sequences, [len(symbols) + 1 for symbols in sequences], table, which)
+        if not self.spec.num_encoder_layers:
+            return target[:0]
+        start = self.config.decoder_start_token_id
+        return target[-1:] if start is None else np.array([start], np.int32)
+
+    def _packed(self, texts: list[TextRows], places: list[np.ndarray]) -> tuple[Forest, np.ndarray]:
+        """Forest of texts that lack their last target, and its rows at their places, one text after
+        the other.
+        """
+        forest = self._pack(texts, [len(text.symbols) + 1 for text in texts])
         rows = [own[at] for own, at in zip(forest.rows, places, strict=True)]
         return forest, np.concatenate(rows)
 
-    def _pack(
-        self,
-        sequences: list[np.ndarray],
-        lengths: list[int],
-        table: PromptTable,
-        which: Sequence[int],
-    ) -> Forest:
+    def _pack(self, texts: list[TextRows], lengths: list[int]) -> Forest:
         """Forest of the beginnings of texts of these lengths, prompts included but not prefixes:
         each gets the rotary frequencies of a run of its own.
         """
+        sequences = [text.symbols for text in texts]
+        memories = [text.memory for text in texts if text.memory is not None]
+        if memories:
+            return pack_pairs(memories, sequences, share=self._share)
         classes = [
-            length_class(self.spec, table.rows_before(w) + length)
-            for w, length in zip(which, lengths, strict=True)
+            length_class(self.spec, text.rows_before + length)
+            for text, length in zip(texts, lengths, strict=True)
         ]
+        prefixes = [text.prefix for text in texts]
         return pack(
             sequences,
             share=self._share,
             classes=classes if any(classes) else None,
-            prefixes=[table.prefix(w) for w in which] if table.prefixes else None,
+            prefixes=prefixes if max(prefixes) >= 0 else None,
         )
 
     def _engine_forest(self, forest: Forest) -> tuple[np.ndarray, ...]:
         """A forest as the engine takes it."""
         arrays = (forest.parents, forest.starts, forest.symbols)
+        if forest.memories is not None:
+            return (*arrays, forest.memories)
         if forest.classes is None:
             return arrays
         classes, frequency_of = np.unique(forest.classes, return_inverse=True)

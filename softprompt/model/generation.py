@@ -9,6 +9,7 @@ import numpy as np
 from softprompt.families import length_class
 from softprompt.model.beam_generation import search
 from softprompt.model.beams import BeamOptions, check_positive_int
+from softprompt.model.demands import Demands
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.resident import Resident, Text, advance, prefill
 from softprompt.model.sampling import Sampler
@@ -59,10 +60,13 @@ def _run(
     resident = Resident(model, worker, table)
     end_ids = set(getattr(model.config, "eos_token_ids", ()))
     watch = bool(stop) or stream is not None
+    demands = Demands(model.config)
     try:
-        active = [i for i, text in enumerate(texts) if text.limit > 0]
-        logits = prefill(resident, texts)[active]
+        logits = prefill(resident, texts)
+        active = [i for i, text in enumerate(texts) if text.limit > len(text.new)]
+        logits = logits[active]
         while active:
+            demands.apply(logits, [texts[i] for i in active])
             for row, i in enumerate(active):
                 text = texts[i]
                 token = sampler.choose(logits[row], text.stream)
@@ -84,6 +88,8 @@ def _run(
 def _num_rows(model: FrozenModel, table: PromptTable, text: Text, num_beams: int) -> int:
     """Rows of keys and values of a text and its beams, at most."""
     length = table.length(text.which, text.ids)
+    if model.spec.num_encoder_layers:  # a prompt is a part of what each text's encoder reads
+        return length + num_beams * (1 + text.limit)
     if length_class(model.spec, length + text.limit):  # each beam may have a tree of its own
         return num_beams * (length + text.limit)
     return len(text.ids) + num_beams * text.limit
@@ -98,7 +104,7 @@ def _batches(
     # Logits twice: those of the last rows, and those that they came from.
     logits_bytes = num_beams * 8 * spec.vocab_size
     sizes = [_num_rows(model, table, text, num_beams) * row_bytes + logits_bytes for text in texts]
-    prompts = table.num_rows * row_bytes
+    prompts = 0 if spec.num_encoder_layers else table.num_rows * row_bytes
     spare = model._workers.spare_bytes
     # Half of what is left: the other half is for the rows that are computed together.
     room = CACHE_BYTES if spare is None else min(CACHE_BYTES, (spare - prompts) // 2)
@@ -222,7 +228,8 @@ def generate(
     -------
     list of str or of list of int
         What is new, without the end token; `num_return_sequences` for every input, one input after
-        the other.
+        the other. Of a model with an encoder what its decoder writes, tokens that are forced (a
+        language, ``forced_bos_token_id``) among them.
 
     Raises
     ------
@@ -257,7 +264,8 @@ def generate(
             raise ValueError(f"inputs[{i}]: an empty input {before} cannot be continued")
         length = table.length(w, ids)
         model._check_length(length, f"inputs[{i}]")
-        limit = min(int(max_new_tokens), model.spec.max_positions - length)
+        room = model.spec.max_positions - (0 if model.spec.num_encoder_layers else length)
+        limit = min(int(max_new_tokens), room)
         number = length_class(model.spec, length)
         same = (ids.tobytes(), w)
         for _ in range(num_return_sequences if num_beams == 1 else 1):

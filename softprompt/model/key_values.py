@@ -36,6 +36,10 @@ def compute_prefix(model: FrozenModel, prompt: object) -> Prefix:
         raise TypeError(
             "prompt: expected an array or a SoftPrompt, got a Prefix: it is one already"
         )
+    if model.spec.num_encoder_layers:
+        raise ValueError(
+            "a prompt has no keys and values of its own in an encoder: its rows read the text, too"
+        )
     bos = model.config.bos_token_id
     table = PromptTable([prompt], spec=model.spec, bos_token_id=bos)
     ids = np.zeros(0, np.int32)

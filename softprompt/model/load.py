@@ -173,7 +173,7 @@ def _convert(source: Source) -> Weights:
     try:
         for slot, stored in source.bound:
             arrays[slot.name] = materialise(stored, slot.view, slot.shape)
-        arrays |= computed_weights(source.spec)
+        arrays |= computed_weights(source.spec, arrays)
         if source.rope_factors is not None:
             arrays["rope.inv_freq"] = _divided(arrays["rope.inv_freq"], source)
     except MemoryError as err:

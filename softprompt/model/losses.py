@@ -24,7 +24,7 @@ def loss(model: FrozenModel, prompt: object, examples: Sequence, *, want_grad: b
     if want_grad and any(p is None for p in prompts):
         raise TypeError("prompt: expected an array, a SoftPrompt or a Prefix, got None")
     table = model._table(prompts)
-    sequences, which, places, targets, weights, owners = [], [], [], [], [], []
+    texts, places, targets, weights, owners = [], [], [], [], []
     for p, batch in enumerate(lists):
         prefix = f"examples[{p}]" if several else "examples"
         if isinstance(batch, (str, bytes, dict)) or not hasattr(batch, "__len__"):
@@ -39,22 +39,21 @@ def loss(model: FrozenModel, prompt: object, examples: Sequence, *, want_grad: b
                     f"{where}: expected (input_ids, target_ids) or (input_ids, target_ids, weights)"
                 )
             ids, target = model._pair(example[0], example[1], where)
-            symbols, before = model._sequence(table, p, ids, target, where)
+            text = model._sequence(table, p, ids, target, where)
             own.append(
                 np.ones(len(target))
                 if len(example) == 2 or example[2] is None
                 else check_weights(example[2], len(target), where=f"{where}: weights")
             )
-            sequences.append(symbols)
-            which.append(p)
-            places.append(before + np.arange(len(target)))
+            texts.append(text)
+            places.append(text.before + np.arange(len(target)))
             targets.append(target)
         total = float(sum(w.sum() for w in own))
         if total <= 0:
             raise ValueError(f"{prefix}: all weights are zero")
         weights += [w / total for w in own]
         owners += [np.full(len(w), p) for w in own]
-    forest, rows = model._packed(sequences, places, table, which)
+    forest, rows = model._packed(texts, places)
     weight = np.concatenate(weights)
     order, log_probs, grads = run_losses(
         model, forest, table, rows, np.concatenate(targets), weight, want_grad=want_grad
@@ -80,12 +79,11 @@ def log_likelihood(
     table, which = model._prompts(prompt, len(encoded))
     result = np.zeros(len(encoded))
     for part in model._parts(encoded):
-        sequences, places = [], []
-        for i in part:
-            symbols, before = model._sequence(table, which[i], *pairs[i], f"inputs[{i}]")
-            sequences.append(symbols)
-            places.append(before + np.arange(len(pairs[i][1])))
-        forest, rows = model._packed(sequences, places, table, [which[i] for i in part])
+        texts = [model._sequence(table, which[i], *pairs[i], f"inputs[{i}]") for i in part]
+        places = [
+            text.before + np.arange(len(pairs[i][1])) for i, text in zip(part, texts, strict=True)
+        ]
+        forest, rows = model._packed(texts, places)
         owner = np.repeat(np.arange(len(part)), [len(at) for at in places])
         order, log_probs, _ = run_losses(
             model, forest, table, rows, np.concatenate([pairs[i][1] for i in part]),

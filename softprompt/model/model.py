@@ -39,7 +39,9 @@ class Model(FrozenModel):
             Or a list of them: several prompts in one pass over the weights.
         examples : list of (input_ids, target_ids) or (input_ids, target_ids, weights)
             Token ids (or texts); a third element gives one weight per target token. For a list of
-            prompts: a list of such lists, one for each prompt.
+            prompts: a list of such lists, one for each prompt. With an encoder the prompt and
+            `input_ids` go to it, and `target_ids` are the labels as they stand: the decoder reads
+            its start token and all but the last of them.
 
         Returns
         -------
@@ -154,12 +156,14 @@ class Model(FrozenModel):
         Parameters
         ----------
         inputs : list of texts or id lists
+            Of a model with an encoder pairs (input, target).
         prompt : SoftPrompt, array, Prefix, or a list of one (or None) per input, optional
 
         Returns
         -------
         list of ndarray of float32, shape (T_i, vocab_size)
-            The prompt's own rows are not among them.
+            The prompt's own rows are not among them. With an encoder those that predict the tokens
+            of the target.
         """
         return logits_.logits(self, inputs, prompt)
 

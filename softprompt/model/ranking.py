@@ -116,17 +116,17 @@ def _rank(
     # Up to here all choices are predicted by the same rows, with the same weight: there the
     # normaliser cancels, and the head needs no other tokens than theirs.
     common = 0
-    while all(len(c) > common for c in choices) and len(set(factors)) == 1:
+    same_rows = len({int(c[0]) for c in map(model._decoder_start, choices) if len(c)}) < 2
+    while same_rows and all(len(c) > common for c in choices) and len(set(factors)) == 1:
         common += 1
         if len({int(c[common - 1]) for c in choices}) > 1:
             break
-    sequences, places = [], []
+    texts, places = [], []
     for i, ids in enumerate(encoded):
         for choice in choices:
-            symbols, before = model._sequence(table, which[i], ids, choice, f"inputs[{i}]")
-            sequences.append(symbols)
-            places.append(before + np.arange(len(choice)))
-    forest, rows = model._packed(sequences, places, table, np.repeat(which, num_choices))
+            texts.append(model._sequence(table, which[i], ids, choice, f"inputs[{i}]"))
+            places.append(texts[-1].before + np.arange(len(choice)))
+    forest, rows = model._packed(texts, places)
     lengths = [len(c) for c in choices]
     targets = np.tile(np.concatenate(choices), num)
     weights = np.tile(np.repeat(factors, lengths), num)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from softprompt.families import length_class
+from softprompt.model import encoder
 from softprompt.model.forest import pack
 from softprompt.model.frozen import FrozenModel
 from softprompt.model.sequences import PromptTable
@@ -37,8 +38,10 @@ class Text:
         Class of its rotary frequencies; not 0: its segment has no parent and holds all its rows.
     parent, segment : int
         Its growing segment, and the one before it; -1: none.
+    beginning : int
+        Rows of its growing segment that stand before its new tokens.
     new : list of int
-        New tokens.
+        New tokens; of a model with an encoder those that are forced among them.
     shown : int
         Characters of its text that were streamed.
     done : bool
@@ -53,6 +56,7 @@ class Text:
     length_class: int
     parent: int = -1
     segment: int = -1
+    beginning: int = 0
     new: list[int] = field(default_factory=list)
     shown: int = 0
     done: bool = False
@@ -72,6 +76,12 @@ class Resident:
     def create(self, parent: int, capacity: int, frequencies: np.ndarray | None = None) -> int:
         """Return a new segment, under a parent or none (-1)."""
         segment = self.context.segment_create(parent, capacity, frequencies)
+        self.own.append(segment)
+        return segment
+
+    def create_memory(self, capacity: int) -> int:
+        """Return a new segment of the encoder."""
+        segment = self.context.memory_create(capacity)
         self.own.append(segment)
         return segment
 
@@ -165,6 +175,8 @@ def prefill(resident: Resident, texts: list[Text]) -> np.ndarray:
         Logits after each text.
     """
     model = resident.model
+    if model.spec.num_encoder_layers:
+        return encoder.prefill(resident, texts)
     logits = np.zeros((len(texts), model.spec.vocab_size), np.float32)
     parents = [-1] * len(texts)
     groups: dict[int, list[int]] = {}
@@ -226,8 +238,9 @@ def _compute_alone(resident: Resident, text: Text) -> np.ndarray:
         resident.release(text.segment)
     symbols, _ = resident.table.symbols(text.which, text.ids)
     symbols = np.concatenate([symbols, np.array(text.new, np.int32)])
-    before = resident.table.length(text.which, text.ids)
-    text.length_class = length_class(model.spec, before + len(text.new))
+    length = resident.table.length(text.which, text.ids)
+    text.length_class = length_class(model.spec, length + len(text.new))
+    text.beginning = length - resident.table.rows_before(text.which)
     text.parent = resident.prefix(text.which, text.length_class)
     text.segment = resident.create(
         text.parent,
@@ -284,7 +297,6 @@ def branch(resident: Resident, source: Text, spare: Text | None) -> Text:
         `spare`, if there is one.
     """
     model = resident.model
-    start = len(resident.table.symbols(source.which, source.ids)[0]) if source.length_class else 0
     if spare is None:
         spare = replace(source, segment=-1, new=[])
     elif spare.length_class != source.length_class:
@@ -293,14 +305,15 @@ def branch(resident: Resident, source: Text, spare: Text | None) -> Text:
     if spare.segment < 0:
         alone = source.length_class and source.parent < 0
         own = model._frequencies(source.length_class) if alone else None
-        spare.segment = resident.create(source.parent, start + source.limit, own)
+        spare.segment = resident.create(source.parent, source.beginning + source.limit, own)
         num_equal = 0
     else:
         pairs = zip(spare.new, source.new, strict=False)
-        num_equal = start + next(
+        num_equal = source.beginning + next(
             (n for n, (a, b) in enumerate(pairs) if a != b), min(len(spare.new), len(source.new))
         )
     resident.context.segment_copy(source.segment, spare.segment, num_equal)
     spare.parent, spare.length_class = source.parent, source.length_class
+    spare.beginning = source.beginning
     spare.new = list(source.new)
     return spare

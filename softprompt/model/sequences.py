@@ -12,7 +12,7 @@ from softprompt.families import Spec
 from softprompt.model.prefix_layout import gradient_from_engine, stack_prefixes, to_engine
 from softprompt.prompt import Prefix, SoftPrompt, validate_prompt_array
 
-__all__ = ["PromptTable", "check_ids", "check_weights", "is_several"]
+__all__ = ["PromptTable", "TextRows", "check_ids", "check_weights", "is_several"]
 
 
 def is_several(prompt: object) -> bool:
@@ -78,6 +78,32 @@ def check_weights(weights: object, count: int, *, where: str) -> np.ndarray:
         at = int(np.argmax(bad))
         raise ValueError(f"{where}: weight {array[at]} at {at}, expected finite and not negative")
     return array
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """The rows of one text.
+
+    Attributes
+    ----------
+    symbols : ndarray of int32
+        Those of prompt, input and all but the last target; of a model with an encoder what its
+        decoder reads: a start token and all but the last target.
+    before : int
+        Place of the row that predicts the first target.
+    memory : ndarray of int32 or None
+        What the encoder reads: prompt and input.
+    prefix : int
+        Place of its prefix in the table's ``prefixes``, or -1.
+    rows_before : int
+        Positions of that prefix.
+    """
+
+    symbols: np.ndarray
+    before: int
+    memory: np.ndarray | None = None
+    prefix: int = -1
+    rows_before: int = 0
 
 
 @dataclass

@@ -15,6 +15,7 @@ from softprompt.tokenizer.gguf_bpe import build_bpe
 from softprompt.tokenizer.gguf_spm import build_spm
 from softprompt.tokenizer.gguf_ugm import build_ugm
 from softprompt.tokenizer.huggingface import load_folder_tokenizer
+from softprompt.tokenizer.languages import TranslationTokenizer
 from softprompt.tokenizer.user import UserTokenizer
 from softprompt.tokenizer.wordpiece import build_wpm
 
@@ -22,6 +23,7 @@ __all__ = [
     "ChatFrame",
     "ChatTemplate",
     "FastTokenizer",
+    "TranslationTokenizer",
     "UserTokenizer",
     "added_specials",
     "gguf_tokenizer",

@@ -38,7 +38,7 @@ def engine_model(twin: Twin, *, bos_token_id: int | None = None) -> Model:
     config = ModelConfig(
         family="test",
         name_or_path="test",
-        vocab_size=spec.vocab_size,
+        vocab_size=spec.encoder_vocab_size or spec.vocab_size,
         hidden_size=spec.hidden_size,
         num_layers=spec.num_layers,
         num_attention_heads=spec.num_heads,
@@ -53,6 +53,9 @@ def engine_model(twin: Twin, *, bos_token_id: int | None = None) -> Model:
         adds_eos=False,
         tie_word_embeddings=spec.tied,
         raw={},
+        is_encoder_decoder=spec.num_encoder_layers > 0,
+        num_encoder_layers=spec.num_encoder_layers,
+        decoder_start_token_id=getattr(twin, "start", None),
     )
     return Model(
         core=_core.Model(spec.engine_dict(), weights),

@@ -79,14 +79,16 @@ def attention(
     cap: float = 0.0,
     window: int = 0,
     bias: np.ndarray | None = None,
+    causal: bool = True,
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Causal attention: q `[T, H, h]`, k and v `[P + T, K, h]` -> output `[T, H, h]`; saves the
-    probabilities `[H, T, P + T]` and the soft cap's slopes. The first P keys stand before all rows.
+    """Attention: q `[T, H, h]`, k and v `[S, K, h]` -> output `[T, H, h]`; saves the
+    probabilities `[H, T, S]` and the soft cap's slopes.
 
-    Query head `i` reads key/value head ``i // (H // K)``. With a window, row `t` sees the rows
-    ``t - window + 1 .. t``. `bias` `[H, P + T]` is added to the scores of a key.
+    Query head `i` reads key/value head ``i // (H // K)``. Causal: the T rows are the last ones of
+    S, and row `t` of S sees the rows up to `t`, with a window ``t - window + 1 .. t``; otherwise
+    it sees all `S`. `bias` `[H, 1 or T, S]` is added to the scores.
     """
-    rows, heads, _ = q.shape
+    heads = q.shape[1]
     group = heads // k.shape[1]
     scores = scale * np.einsum("thx,shx->hts", q, np.repeat(k, group, axis=1))
     slopes = np.ones_like(scores)
@@ -94,10 +96,10 @@ def attention(
         slopes = 1.0 / np.cosh(scores / cap) ** 2
         scores = cap * np.tanh(scores / cap)
     if bias is not None:
-        scores = scores + bias[:, None, :]
-    t, s = np.arange(len(k) - rows, len(k))[:, None], np.arange(len(k))[None, :]
+        scores = scores + bias
+    t, s = np.arange(len(k) - len(q), len(k))[:, None], np.arange(len(k))[None, :]
     hidden = (s > t) | (s <= t - window if window else False)
-    scores[:, hidden] = -np.inf
+    scores[:, hidden & causal] = -np.inf
     scores -= scores.max(axis=2, keepdims=True)
     weights = np.exp(scores)
     weights /= weights.sum(axis=2, keepdims=True)

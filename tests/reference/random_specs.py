@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import hypothesis.strategies as st
 import numpy as np
+from reference.pair import PairTwin
 from reference.twin import USUAL, Twin
 
 MAX_POSITIONS = 64
@@ -85,6 +86,56 @@ def twins(draw: st.DrawFn, **fixed: object) -> Twin:
     )
 
 
+@st.composite
+def pair_twins(draw: st.DrawFn, **fixed: object) -> PairTwin:
+    """A random small encoder-decoder with float32 weights; keywords fix entries of its spec."""
+    kv_heads = draw(st.integers(1, 3))
+    head_dim = draw(st.integers(2, 7))
+    final_norm = draw(st.sampled_from([True, True, False]))
+    positions = draw(st.sampled_from(["relative", "learned", "none"]))
+    spec = {
+        "vocab_size": draw(st.integers(12, 40)),
+        "encoder_vocab_size": draw(st.sampled_from([0, 0, 11, 43])),
+        "hidden_size": draw(st.integers(3, 19)),
+        "num_layers": draw(st.integers(1, 3)),
+        "num_encoder_layers": draw(st.integers(1, 3)),
+        "num_heads": kv_heads * draw(st.integers(1, 3)),
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "intermediate_size": draw(st.integers(1, 23)),
+        "max_positions": MAX_POSITIONS,
+        "norm": draw(st.sampled_from(["rms", "layer"])),
+        "norm_eps": draw(st.sampled_from([1e-6, 1e-5, 1e-2])),
+        "positions": positions,
+        "relative_reach": draw(st.sampled_from([1, 3, 9])) if positions == "relative" else 0,
+        "rotary_dim": 0,
+        "rope_interleaved": False,
+        "activation": draw(st.sampled_from(ACTIVATIONS)),
+        "gated": draw(st.booleans()),
+        "attention_scale": draw(st.sampled_from([1.0 / math.sqrt(head_dim), 0.3])),
+        "embedding_scale": draw(st.sampled_from([1.0, 1.7])),
+        "norm_place": draw(st.sampled_from(["pre", "post", "pre", "post", "output", "sandwich"])),
+        "embedding_norm": draw(st.booleans()),
+        "final_norm": final_norm,
+        "attention_soft_cap": draw(st.sampled_from([0.0, 0.0, 1.3])),
+        "input_scale": draw(st.sampled_from([1.0, 1.0, 0.6])),
+        "residual_scale": draw(st.sampled_from([1.0, 1.0, 0.4])),
+        "logit_scale": draw(st.sampled_from([1.0, 0.3])) if final_norm else 0.1,
+        "logit_soft_cap": draw(st.sampled_from([0.0, 0.0, 2.0])),
+    } | fixed
+    weights = random_weights(
+        spec,
+        seed=draw(st.integers(0, 2**32 - 1)),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        separate_head=draw(st.booleans()),
+        head_bias=draw(st.booleans()),
+    )
+    twin = PairTwin(spec, weights)
+    twin.start = draw(st.integers(0, spec["vocab_size"] - 1))
+    return twin
+
+
 def random_weights(
     spec: dict,
     *,
@@ -111,9 +162,51 @@ def random_weights(
         if spec["norm"] == "layer":
             put(name + ".bias", size, scale=0.3)
 
+    def put_linears(prefix: str, linears: list[tuple[str, int, int, bool]]) -> None:
+        for name, rows, columns, bias in linears:
+            put(f"{prefix}{name}.weight", rows, columns, scale=1.2 / math.sqrt(columns))
+            if bias:
+                put(f"{prefix}{name}.bias", rows, scale=0.3)
+
+    def put_halves(prefix: str, *halves: str) -> None:
+        for half in halves:
+            if spec["norm_place"] in ("pre", "sandwich"):
+                put_norm(f"{prefix}{half}_norm")
+            if spec["norm_place"] != "pre":
+                put_norm(f"{prefix}{half}_out_norm")
+
+    def put_stack(prefix: str, num_layers: int, *, reads: bool) -> None:
+        if spec["positions"] == "learned":
+            put(f"{prefix}position.weight", spec["max_positions"], d, scale=0.5)
+        if spec["positions"] == "relative":
+            distances = 2 * spec["relative_reach"] + 1
+            put(f"{prefix}relative.bias", spec["num_heads"], distances, scale=0.7)
+        if spec["embedding_norm"]:
+            put_norm(f"{prefix}embedding_norm")
+        for i in range(num_layers):
+            layer = f"{prefix}layers.{i}."
+            put_halves(layer, "attn", "mlp")
+            if spec["qk_norm"] != "none":
+                one = spec["qk_norm"] == "head"
+                put_norm(f"{layer}q_norm", spec["head_dim"] if one else q_size)
+                put_norm(f"{layer}k_norm", spec["head_dim"] if one else kv_size)
+            attention = [
+                ("q", q_size, d, attention_bias),
+                ("k", kv_size, d, attention_bias),
+                ("v", kv_size, d, attention_bias),
+                ("o", d, q_size, attention_bias),
+            ]
+            mlp = [("up", f, d, mlp_bias), ("down", d, f, mlp_bias)]
+            if spec["gated"]:
+                mlp.append(("gate", f, d, mlp_bias))
+            put_linears(layer, attention + mlp)
+            if reads:
+                put_halves(layer, "cross")
+                put_linears(f"{layer}cross_", attention)
+        if spec["final_norm"]:
+            put_norm(f"{prefix}final_norm")
+
     put("embedding.weight", vocab, d, scale=1.0)
-    if spec["positions"] == "learned":
-        put("position.weight", spec["max_positions"], d, scale=0.5)
     if spec["positions"] == "rotary":
         exponents = np.arange(0, spec["rotary_dim"], 2) / spec["rotary_dim"]
         bases = np.array([300.0, 7.0][: spec["num_ropes"]])
@@ -124,34 +217,11 @@ def random_weights(
         slopes = 2.0 ** -rng.uniform(0, 6, spec["num_heads"])
         bias = slopes[:, None] * np.arange(spec["max_positions"])
         slots["alibi.bias"] = bias.astype(np.float32)
-    if spec["embedding_norm"]:
-        put_norm("embedding_norm")
-    for i in range(spec["num_layers"]):
-        for half in ("attn", "mlp"):
-            if spec["norm_place"] in ("pre", "sandwich"):
-                put_norm(f"layers.{i}.{half}_norm")
-            if spec["norm_place"] != "pre":
-                put_norm(f"layers.{i}.{half}_out_norm")
-        if spec["qk_norm"] != "none":
-            one = spec["qk_norm"] == "head"
-            put_norm(f"layers.{i}.q_norm", spec["head_dim"] if one else q_size)
-            put_norm(f"layers.{i}.k_norm", spec["head_dim"] if one else kv_size)
-        linears = [
-            ("q", q_size, d, attention_bias),
-            ("k", kv_size, d, attention_bias),
-            ("v", kv_size, d, attention_bias),
-            ("o", d, q_size, attention_bias),
-            ("up", f, d, mlp_bias),
-            ("down", d, f, mlp_bias),
-        ]
-        if spec["gated"]:
-            linears.append(("gate", f, d, mlp_bias))
-        for name, rows, columns, bias in linears:
-            put(f"layers.{i}.{name}.weight", rows, columns, scale=1.2 / math.sqrt(columns))
-            if bias:
-                put(f"layers.{i}.{name}.bias", rows, scale=0.3)
-    if spec["final_norm"]:
-        put_norm("final_norm")
+    put_stack("", spec["num_layers"], reads=spec["num_encoder_layers"] > 0)
+    if spec["num_encoder_layers"]:
+        if spec["encoder_vocab_size"]:
+            put("encoder.embedding.weight", spec["encoder_vocab_size"], d, scale=1.0)
+        put_stack("encoder.", spec["num_encoder_layers"], reads=False)
     if separate_head:
         put("head.weight", vocab, d, scale=2.0 / math.sqrt(d))
     if head_bias:

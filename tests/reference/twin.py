@@ -27,6 +27,9 @@ USUAL = {
     "logit_scale": 1.0,
     "logit_soft_cap": 0.0,
     "num_ropes": 1,
+    "num_encoder_layers": 0,
+    "encoder_vocab_size": 0,
+    "relative_reach": 0,
     "windows": (),
     "ropes": (),
 }
@@ -37,8 +40,11 @@ class Twin:
     """A decoder from a spec (mapping of switches) and weights (mapping of slot name to array).
 
     In float32 the same program shows how far rounding alone takes a model: the yardstick for what
-    may be asked of the engine.
+    may be asked of the engine. An encoder is the same run of layers, not `causal` (see
+    `reference.pair`).
     """
+
+    causal = True
 
     def __init__(
         self, spec: Mapping, weights: Mapping[str, np.ndarray], dtype: type = np.float64
@@ -49,7 +55,7 @@ class Twin:
 
     def in_float32(self) -> Twin:
         """The same model, computed in float32."""
-        return Twin(self.spec, self.weights, np.float32)
+        return type(self)(self.spec, self.weights, np.float32)
 
     # --- the decoder ------------------------------------------------------------------------------
 
@@ -68,7 +74,29 @@ class Twin:
         `[L, 2, P, K, h]` are the keys (as they are compared) and values of P positions before x.
         """
         first = 0 if prefix is None else prefix.shape[2]
-        spec, saved = self.spec, {"length": length or first + len(x), "first": first}
+        saved: dict = {"length": length or first + len(x)}
+        return self.logits_of(self.body(x, saved, prefix=prefix), saved), saved
+
+    def logits_of(self, x: np.ndarray, saved: dict) -> np.ndarray:
+        """Logits of rows before the head."""
+        logits = layers.linear(x, self._head(), self.weights.get("head.bias"))
+        logits = logits * self.spec["logit_scale"]
+        cap = self.spec["logit_soft_cap"]
+        if cap:
+            saved["logit_slopes"] = 1.0 / np.cosh(logits / cap) ** 2
+            logits = cap * np.tanh(logits / cap)
+        return logits
+
+    def body(
+        self,
+        x: np.ndarray,
+        saved: dict,
+        memory: np.ndarray | None = None,
+        prefix: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Rows `[T, d]` before the head from input rows; a decoder may read `memory` `[S, d]`."""
+        spec = self.spec
+        first = saved["first"] = 0 if prefix is None else prefix.shape[2]
         x = x * spec["input_scale"]
         if spec["positions"] == "learned":
             x = x + self.weights["position.weight"][first : first + len(x)]
@@ -83,16 +111,12 @@ class Twin:
                 x = x + spec["residual_scale"] * (halves[0] + halves[1])
                 continue
             x = self._add("attn", i, x, self._attention(i, x, saved[i]), saved[i])
+            if memory is not None:
+                x = self._add("cross", i, x, self._cross(i, x, memory, saved[i]), saved[i])
             x = self._add("mlp", i, x, self._mlp(i, x, saved[i]), saved[i])
         if spec["final_norm"]:
             x, saved["final"] = self._norm("final_norm", x)
-        logits = layers.linear(x, self._head(), self.weights.get("head.bias"))
-        logits = logits * spec["logit_scale"]
-        cap = spec["logit_soft_cap"]
-        if cap:
-            saved["logit_slopes"] = 1.0 / np.cosh(logits / cap) ** 2
-            logits = cap * np.tanh(logits / cap)
-        return logits, saved
+        return x
 
     def backward(self, dlogits: np.ndarray, saved: dict) -> np.ndarray:
         """Gradient `[T, d]` of the input rows from that of the logits `[T, V]`."""
@@ -100,6 +124,12 @@ class Twin:
         if spec["logit_soft_cap"]:
             dlogits = dlogits * saved["logit_slopes"]
         dx = layers.linear_backward(dlogits * spec["logit_scale"], self._head())
+        return self.body_backward(dx, saved)
+
+    def body_backward(self, dx: np.ndarray, saved: dict) -> np.ndarray:
+        """Gradient of the input rows from that of the rows before the head; that of a memory is
+        left in ``saved["dmemory"]``."""
+        spec = self.spec
         if spec["final_norm"]:
             dx = self._norm_backward("final_norm", dx, saved["final"])
         for i in reversed(range(spec["num_layers"])):
@@ -110,6 +140,11 @@ class Twin:
                 continue
             dx, dy = self._add_backward("mlp", i, dx, saved[i])
             dx = dx + self._mlp_backward(i, dy, saved[i])
+            if "cross" in saved[i]:
+                dx, dy = self._add_backward("cross", i, dx, saved[i])
+                drows, dmemory = self._cross_backward(i, dy, saved[i])
+                dx = dx + drows
+                saved["dmemory"] = saved.get("dmemory", 0.0) + dmemory
             dx, dy = self._add_backward("attn", i, dx, saved[i])
             dx = dx + self._attention_backward(i, dy, saved[i])
         if spec["embedding_norm"]:
@@ -165,11 +200,15 @@ class Twin:
             k, v = (np.concatenate(both) for both in zip(saved["prefix"], (k, v), strict=True))
         bias = None
         if spec["positions"] == "alibi":
-            bias = self.weights["alibi.bias"][:, : len(k)]
+            bias = self.weights["alibi.bias"][:, None, : len(k)]
+        if spec["positions"] == "relative":
+            reach, places = spec["relative_reach"], np.arange(len(k))
+            distances = np.clip(places[None, :] - places[-len(x) :, None], -reach, reach)
+            bias = self.weights["relative.bias"][:, distances + reach]
         window = spec["windows"][i] if len(spec["windows"]) else 0
         out, attention = layers.attention(
             q, k, v, spec["attention_scale"], cap=spec["attention_soft_cap"],
-            window=window, bias=bias,
+            window=window, bias=bias, causal=self.causal,
         )  # fmt: skip
         saved["attention"] = (q, k, v, attention)
         return self._end("attn", i, self._linear(slot + "o", out.reshape(len(x), -1)), saved)
@@ -190,6 +229,34 @@ class Twin:
             + self._linear_backward(slot + "v", dv.reshape(len(dy), -1) * saved["v_clip"])
         )
         return self._begin_backward("attn", i, dx, saved)
+
+    def _cross(self, i: int, x: np.ndarray, memory: np.ndarray, saved: dict) -> np.ndarray:
+        """Attention of the rows x to all rows of `memory`."""
+        spec, slot = self.spec, f"layers.{i}.cross_"
+        x = self._begin("cross", i, x, saved)
+        q = self._linear(slot + "q", x).reshape(len(x), spec["num_heads"], -1)
+        k, v = (
+            self._linear(slot + part, memory).reshape(len(memory), spec["num_kv_heads"], -1)
+            for part in "kv"
+        )
+        out, attention = layers.attention(
+            q, k, v, spec["attention_scale"], cap=spec["attention_soft_cap"], causal=False
+        )
+        saved["cross"] = (q, k, v, attention)
+        return self._end("cross", i, self._linear(slot + "o", out.reshape(len(x), -1)), saved)
+
+    def _cross_backward(self, i: int, dy: np.ndarray, saved: dict) -> tuple:
+        """Gradients of the rows and of the memory."""
+        slot, (q, k, v, attention) = f"layers.{i}.cross_", saved["cross"]
+        dy = self._end_backward("cross", i, dy, saved)
+        dout = self._linear_backward(slot + "o", dy).reshape(q.shape)
+        dq, dk, dv = layers.attention_backward(
+            dout, q, k, v, attention, self.spec["attention_scale"]
+        )
+        dx = self._linear_backward(slot + "q", dq.reshape(len(q), -1))
+        dmemory = self._linear_backward(slot + "k", dk.reshape(len(k), -1))
+        dmemory = dmemory + self._linear_backward(slot + "v", dv.reshape(len(v), -1))
+        return self._begin_backward("cross", i, dx, saved), dmemory
 
     def _heads(self, i: int, part: str, x: np.ndarray, heads: int, saved: dict) -> np.ndarray:
         """Queries or keys `[T, heads, h]`: clamped, normalised, rotated."""
