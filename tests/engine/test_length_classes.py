@@ -93,6 +93,6 @@ def test_frequencies_that_cannot_be(tmp_path, frequencies, of, error, message):
     forest = pack([np.array([1, 2], np.int32)])
     arrays = (forest.parents, forest.starts, forest.symbols, frequencies, np.array(of, np.int32))
     with pytest.raises(error, match=message):
-        context.logits(arrays, None, np.array([1], np.int32), 1, 64)
+        context.logits(arrays, None, None, np.array([1], np.int32), 1, 64)
     with pytest.raises(TypeError, match="memories"):
-        context.logits(arrays[:4], None, np.array([1], np.int32), 1, 64)
+        context.logits(arrays[:4], None, None, np.array([1], np.int32), 1, 64)

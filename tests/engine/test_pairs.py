@@ -250,7 +250,10 @@ def context():
 
 
 def test_a_forest_as_the_engine_takes_it(context):
-    assert context.logits(arrays(*GOOD), None, np.array([3, 5], np.int32), 1, 64).shape == (2, 12)
+    assert context.logits(arrays(*GOOD), None, None, np.array([3, 5], np.int32), 1, 64).shape == (
+        2,
+        12,
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,17 +273,17 @@ def test_forests_that_cannot_be(context, number, change, message):
     forest = [change if i == number else one for i, one in enumerate(GOOD)]
     prompt = np.zeros((1, 4), np.float32)
     with pytest.raises(ValueError, match=message):
-        context.logits(arrays(*forest), prompt, np.array([3], np.int32), 1, 64)
+        context.logits(arrays(*forest), prompt, None, np.array([3], np.int32), 1, 64)
 
 
 def test_rows_of_the_encoder_have_no_logits(context):
     with pytest.raises(ValueError, match=r"rows\[0\] = 2: expected rows of the decoder"):
-        context.logits(arrays(*GOOD), None, np.array([2], np.int32), 1, 64)
+        context.logits(arrays(*GOOD), None, None, np.array([2], np.int32), 1, 64)
 
 
 def test_memories_are_needed(context):
     with pytest.raises(ValueError, match="memories are missing for a model with an encoder"):
-        context.logits(arrays(*GOOD[:3]), None, np.array([3], np.int32), 1, 64)
+        context.logits(arrays(*GOOD[:3]), None, None, np.array([3], np.int32), 1, 64)
 
 
 def test_resident_segments_that_cannot_be(context):
