@@ -63,22 +63,33 @@ def test_logits_loss_and_gradient(case, with_prompt):
         assert relative(grad, exact.grad) < bound(relative(single.grad, exact.grad))
 
 
-def generated(model, input_ids: list[int]) -> list[int]:
+def generated(model, input_ids: list[int], **options) -> list[list[int]]:
     """New tokens of transformers' own generation, without start and end."""
     ids = torch.tensor([input_ids])
-    options = {"max_new_tokens": 50, "do_sample": False, "num_beams": 1}
+    options = {"max_new_tokens": 50, "do_sample": False, "num_beams": 1} | options
     with torch.no_grad():
         out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
-    new = out[0].tolist()[1:]
-    return new[: new.index(2)] if 2 in new else new
+    new = [row.tolist()[1:] for row in out]
+    return [row[: row.index(2)] if 2 in row else row for row in new]
 
 
-def test_greedy_texts(case):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"max_new_tokens": 5},  # the last of them is forced to be the end token
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"num_beams": 3, "max_new_tokens": 6, "early_stopping": True},
+        {"num_beams": 5, "length_penalty": 2.0, "early_stopping": "never"},
+    ],
+    ids=str,
+)
+def test_generated_texts(case, options):
     folder, model, batch, prompt = case
     inputs = [ids for ids, _ in batch]
     theirs = pairs_oracle.load(folder, exact=False)
-    got = model.generate(inputs, max_new_tokens=50, return_ids=True)
-    assert got == [generated(theirs, ids) for ids in inputs]
-    tuned = pairs_oracle.add_prompt(theirs, prompt)
-    got = model.generate(inputs, prompt, max_new_tokens=50, return_ids=True)
-    assert got == [generated(tuned, ids) for ids in inputs]
+    for given in (None, prompt):
+        got = model.generate(inputs, given, **{"max_new_tokens": 50} | options, return_ids=True)
+        if given is not None:
+            theirs = pairs_oracle.add_prompt(theirs, prompt)
+        assert got == [new for ids in inputs for new in generated(theirs, ids, **options)]
