@@ -130,4 +130,4 @@ def test_frequencies_that_cannot_be(tmp_path, frequencies, of, error, message):
     with pytest.raises(error, match=message):
         context.logits(arrays, None, None, np.array([1], np.int32), 1, 64)
     with pytest.raises(TypeError, match="3 or 5 arrays"):
-        context.logits(arrays[:4], None, np.array([1], np.int32), 1, 64)
+        context.logits(arrays[:4], None, None, np.array([1], np.int32), 1, 64)
