@@ -94,6 +94,9 @@ class Prefix:
         TypeError, ValueError
             As of the constructor, or if the width is no multiple of those sizes.
         """
+        for name, count in (("num_layers", num_layers), ("num_kv_heads", num_kv_heads)):
+            if count < 1:
+                raise ValueError(f"{name}={count}: expected at least 1")
         values = validate_prompt_array(array, where="prefix")
         if values.shape[1] % (num_layers * 2 * num_kv_heads):
             raise ValueError(

@@ -205,7 +205,8 @@ def read_record(
     if not isinstance(record, dict) or record.get("format") != kind:
         found = record.get("format") if isinstance(record, dict) else None
         raise ValueError(
-            f'{path}: expected an object with "format": {kind!r}, found {str(found)[:60]!r}'
+            f'{path}: expected an object with "format": {kind!r}, found {str(found)[:60]!r} '
+            "(softprompt.load_prompt reads prompts and prefixes)"
         )
     if record.get("format_version") != version:
         raise ValueError(

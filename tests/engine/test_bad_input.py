@@ -337,3 +337,81 @@ def test_text_without_a_tokenizer(model):
 def test_a_text_where_a_list_of_texts_belongs(model):
     with pytest.raises((TypeError, ValueError)):
         model.generate("Once upon a time")
+
+
+# --- prefixes -------------------------------------------------------------------------------------
+
+
+def prefix(layers: int = 3, tokens: int = 3, heads: int = 2, width: int = 4) -> softprompt.Prefix:
+    return softprompt.Prefix(*np.full((2, layers, tokens, heads, width), 0.5, np.float32))
+
+
+@pytest.mark.parametrize("call", list(PROMPT_CALLS))
+@pytest.mark.parametrize("sizes", [{"layers": 1}, {"heads": 1}, {"width": 5}])
+def test_a_prefix_of_another_model(model, sizes, call):
+    with pytest.raises(ValueError, match=r"prompt: a prefix of .* expected the model's"):
+        PROMPT_CALLS[call](model, prefix(**sizes))
+
+
+@pytest.mark.parametrize("call", list(PROMPT_CALLS))
+def test_a_prefix_fills_the_context(model, call):
+    with pytest.raises(ValueError, match=f"longer than the model's context of {CONTEXT}"):
+        PROMPT_CALLS[call](model, prefix(tokens=CONTEXT))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: model.loss_and_grad(prefix(), [([], [5])]),
+        lambda model: model.log_likelihood([[]], [[5]], prefix()),
+        lambda model: model.rank([[]], [[5], [6]], prefix()),
+        lambda model: model.generate([[]], prefix(), return_ids=True),
+    ],
+)
+def test_nothing_stands_after_a_prefix(model, call):
+    """Its positions have no outputs that could predict a token."""
+    with pytest.raises(ValueError, match="an empty input after a prefix"):
+        call(model)
+
+
+def test_a_prefix_is_no_prompt(model):
+    with pytest.raises(TypeError, match="got a Prefix: it is one already"):
+        model.prefix(prefix())
+    with pytest.raises(TypeError, match="no rows in the space of the vocabulary"):
+        softprompt.neighbors(prefix(), model)
+    with pytest.raises(TypeError, match=r"prompts\['0'\]: a prefix has keys and values"):
+        softprompt.similarity([prefix(), prompt()])
+
+
+NO_PREFIX = (np.ones((3, 2, 3, 8), np.float32), np.array([0, 3], np.int32))
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "words"),
+    [
+        ([], TypeError, "prefix: expected None or a tuple"),
+        ((NO_PREFIX[0],), TypeError, "2 arguments|exactly 2"),
+        ((NO_PREFIX[0][:, :, :, :7].copy(), NO_PREFIX[1]), ValueError, "prefix.*8"),
+        ((NO_PREFIX[0][:1], NO_PREFIX[1]), ValueError, "prefix.*3"),
+        ((NO_PREFIX[0][:, :1].copy(), NO_PREFIX[1]), ValueError, "prefix.*2"),
+        ((NO_PREFIX[0][0], NO_PREFIX[1]), TypeError, "prefix"),
+        ((NO_PREFIX[0].astype(np.float64), NO_PREFIX[1]), TypeError, "prefix"),
+        ((NO_PREFIX[0], NO_PREFIX[1].astype(np.int64)), TypeError, "prefix_starts"),
+        ((NO_PREFIX[0], np.array([0, 2], np.int32)), ValueError, "the last of them 3"),
+        ((NO_PREFIX[0], np.array([0], np.int32)), ValueError, "prefix_starts: expected two"),
+        ((NO_PREFIX[0], np.array([0, 1, 3], np.int32)), ValueError, "2 prefixes, but 1 segments"),
+    ],
+)
+def test_the_engines_own_prefixes(model, bad, kind, words):
+    forest = tuple(np.array(a, np.int32) for a in ([-1, 0], [0, 0, 2], [5, 6]))
+    rows = np.array([1], np.int32)
+    with model._workers.lend() as worker:
+        assert worker.context.logits(forest, None, NO_PREFIX, rows, 1, 64).shape == (1, VOCAB)
+        with pytest.raises(kind, match=words):
+            worker.context.logits(forest, None, bad, rows, 1, 64)
+        segment = worker.context.segment_create(-1, 2)
+        with pytest.raises(ValueError, match="num_rows = 3: expected 1 to 2"):
+            worker.context.segment_fill(segment, NO_PREFIX[0])
+        with pytest.raises((TypeError, ValueError)):
+            worker.context.segment_fill(segment, NO_PREFIX[0][0])
+        worker.context.segment_release(segment)

@@ -52,6 +52,9 @@ def growth(call: Callable[[], object]) -> int:
 
 
 PROMPT = np.ones((9, 24), np.float32)
+PREFIX, OTHER_PREFIX = (
+    softprompt.Prefix(*np.ones((2, layers, 9, 2, 4), np.float32)) for layers in (3, 2)
+)
 EXAMPLES = [([5, 6, 7, i], [8, i]) for i in range(90)]
 INPUTS = [ids for ids, _ in EXAMPLES]
 
@@ -67,6 +70,10 @@ CALLS: dict[str, Callable] = {
     ),
     "beams": lambda m: m.generate(INPUTS[:4], PROMPT, max_new_tokens=5, num_beams=3),
     "prefix": lambda m: m.prefix(PROMPT),
+    "trained_prefix": lambda m: m.loss_and_grad([PREFIX, PROMPT], [EXAMPLES, EXAMPLES]),
+    "generate_after_prefixes": lambda m: m.generate(
+        INPUTS[:3], [PREFIX, None, PROMPT], max_new_tokens=5
+    ),
     "embeddings": lambda m: m.embeddings[np.arange(97)],
 }
 
@@ -91,6 +98,8 @@ ERRORS: dict[str, Callable] = {
         "bad_prompt": lambda m: m.loss_and_grad(PROMPT * np.nan, EXAMPLES),
         "narrow_prompt": lambda m: m.loss_and_grad(PROMPT[:, :5], EXAMPLES),
         "too_long": lambda m: m.loss_and_grad(PROMPT, [*EXAMPLES, ([5] * 200, [6])]),
+        "other_prefix": lambda m: m.loss_and_grad(OTHER_PREFIX, EXAMPLES),
+        "empty_after_a_prefix": lambda m: m.generate([*INPUTS[:3], []], PREFIX, return_ids=True),
         "prefix_too_long": lambda m: m.prefix(np.ones((200, 24), np.float32)),
         "empty_target": lambda m: m.loss_and_grad(PROMPT, [*EXAMPLES, ([5], [])]),
         "bad_choice": lambda m: m.rank(INPUTS, [[5], [97]], PROMPT),

@@ -11,6 +11,7 @@ import pytest
 
 import softprompt
 from softprompt import _core
+from softprompt.families import length_class
 from softprompt.model.forest import pack
 
 
@@ -62,6 +63,40 @@ def test_a_generated_text_is_that_of_runs_from_its_beginning(case):
             assert int(model.logits([ids + new[:step]], prompt)[0][-1].argmax()) == token
 
 
+def prefix_of(model, rows: int) -> softprompt.Prefix:
+    config = model.config
+    shape = (2, config.num_layers, rows, config.num_kv_heads, config.head_dim)
+    return softprompt.Prefix(*np.random.default_rng(rows).normal(size=shape))
+
+
+def test_a_prefix_before_texts_of_all_classes(case):
+    """It counts in their lengths, and has the sum of what all classes send back."""
+    config, model = case
+    batch, prefix = batch_of(config), prefix_of(model, 3)
+    classes = {length_class(model.spec, 3 + len(i) + len(t)) for i, t in batch}
+    assert len(classes) > 1
+    alone = [model.loss_and_grad(prefix, [example]) for example in batch]
+    loss, grad = model.loss_and_grad(prefix, batch)
+    expected = np.mean([g for _, g in alone], axis=0)
+    assert abs(loss - np.mean([one for one, _ in alone])) < 1e-5 * loss
+    assert np.linalg.norm(grad - expected) < 1e-5 * np.linalg.norm(expected)
+    choices = [[5], [6, 7], [6, 8, 9]]  # of one input in two classes
+    inputs = [ids for ids, _ in batch]
+    _, grad = model.ranking_loss_and_grad(prefix, inputs, choices, [0] * len(inputs))
+    each = [model.ranking_loss_and_grad(prefix, [ids], choices, [0])[1] for ids in inputs]
+    assert np.linalg.norm(grad - np.mean(each, axis=0)) < 1e-5 * np.linalg.norm(grad)
+
+
+def test_a_text_that_grows_after_a_prefix(case):
+    config, model = case
+    prefix = prefix_of(model, 2)
+    texts = [ids for ids, _ in batch_of(config)][::3]
+    got = model.generate(texts, prefix, max_new_tokens=6, return_ids=True)
+    for ids, new in zip(texts, got, strict=True):
+        for step, token in enumerate(new):
+            assert int(model.logits([ids + new[:step]], prefix)[0][-1].argmax()) == token
+
+
 def test_texts_of_different_classes_share_no_rows():
     texts = [np.array(t, np.int32) for t in ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 7])]
     texts += [np.array([1, 2, 3, 4, 5, 6, 8], np.int32), np.array([1, 2, 3, 4, 5, 9], np.int32)]
@@ -94,5 +129,9 @@ def test_frequencies_that_cannot_be(tmp_path, frequencies, of, error, message):
     arrays = (forest.parents, forest.starts, forest.symbols, frequencies, np.array(of, np.int32))
     with pytest.raises(error, match=message):
         context.logits(arrays, None, None, np.array([1], np.int32), 1, 64)
+<<<<<<< HEAD
     with pytest.raises(TypeError, match="memories"):
+=======
+    with pytest.raises(TypeError, match="3 or 5 arrays"):
+>>>>>>> prefixmethod
         context.logits(arrays[:4], None, None, np.array([1], np.int32), 1, 64)

@@ -29,6 +29,8 @@ from softprompt.model import load
 
 RELATIVE = 1e-5
 
+OF_PREFIXES = ("mixed_losses", "mixed_grads", "prefix_rank_grad", "prefix_logits", "prefix_rank")
+
 
 def answers(case, model=None) -> dict[str, np.ndarray]:
     """Every kind of answer that the model gives, as arrays."""
@@ -45,6 +47,13 @@ def answers(case, model=None) -> dict[str, np.ndarray]:
         case.inputs[:6], case.prompt, max_new_tokens=12, temperature=0.9, seed=3, return_ids=True
     )
     prefix = model.prefix(case.prompt)
+    trained = trained_prefix(case)
+    mixed = model.loss_and_grad(
+        [trained, case.prompt, trained], [case.examples, case.examples[:9], case.examples[5:9]]
+    )
+    new_after_prefix = model.generate(
+        case.inputs[:6], [trained, None] * 3, max_new_tokens=12, return_ids=True
+    )
     return {
         "prefix": np.stack([prefix.keys, prefix.values]),
         "loss": np.array(loss),
@@ -58,9 +67,24 @@ def answers(case, model=None) -> dict[str, np.ndarray]:
             case.inputs, [target for _, target in case.examples], case.prompt
         ),
         "rank": model.rank(case.inputs, case.choices, case.prompt),
+        "mixed_losses": np.array([loss for loss, _ in mixed]),
+        "mixed_grads": np.concatenate([grad.reshape(-1) for _, grad in mixed]),
+        "prefix_rank_grad": model.ranking_loss_and_grad(
+            trained, case.inputs, case.choices, case.targets
+        )[1],
+        "prefix_logits": np.concatenate(model.logits(case.inputs[:8], trained)),
+        "prefix_rank": model.rank(case.inputs, case.choices, trained),
+        "prefix_greedy": np.array([t for ids in new_after_prefix for t in [*ids, -1]]),
         "greedy": np.array([t for ids in new for t in [*ids, -1]]),
         "sampled": np.array([t for ids in sampled for t in [*ids, -1]]),
     }
+
+
+def trained_prefix(case) -> softprompt.Prefix:
+    """Keys and values that no prompt leaves behind."""
+    config = case.model.config
+    shape = (2, config.num_layers, 17, config.num_kv_heads, config.head_dim)
+    return softprompt.Prefix(*np.random.default_rng(2).normal(size=shape))
 
 
 def assert_equal_bits(got: dict, expected: dict) -> None:
@@ -251,9 +275,10 @@ def test_sharing(case, expected):
         alone = answers(case)
     for key in ("loss", "grad", "rank_loss", "rank_grad", "several_losses", "several_grads"):
         assert_close(alone[key], expected[key])
-    for key in ("logits", "likelihood", "rank"):
+    for key in ("logits", "likelihood", "rank", *OF_PREFIXES):
         assert_close(alone[key], expected[key])
-    np.testing.assert_array_equal(alone["greedy"], expected["greedy"])
+    for key in ("greedy", "prefix_greedy"):
+        np.testing.assert_array_equal(alone[key], expected[key])
 
 
 def test_order_of_the_examples(case, expected):
@@ -276,7 +301,10 @@ def test_rows_that_are_computed_together(case, expected):
         got = answers(case, model)
         for key in ("loss", "grad", "rank_loss", "rank_grad", "logits", "likelihood", "rank"):
             assert_close(got[key], expected[key])
-        np.testing.assert_array_equal(got["greedy"], expected["greedy"])
+        for key in OF_PREFIXES:
+            assert_close(got[key], expected[key])
+        for key in ("greedy", "prefix_greedy"):
+            np.testing.assert_array_equal(got[key], expected[key])
         seen.add(got["grad"].tobytes())
     assert len(seen) > 1, "no limit changed the schedule, so nothing was tested"
 

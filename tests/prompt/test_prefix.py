@@ -1,7 +1,9 @@
 """Prefixes: keys and values of transformers (tests/golden/prompts), files, interrupted saves."""
 
+import copy
 import json
 import os
+import pickle
 import shutil
 import warnings
 from dataclasses import replace
@@ -18,7 +20,14 @@ import softprompt
 from softprompt import _core
 from softprompt.families.rope import split_half_order
 from softprompt.model.load import reload_model
-from softprompt.prompt import Prefix, PromptModelMismatchWarning, SoftPrompt, describe, is_prompt
+from softprompt.prompt import (
+    Prefix,
+    PromptModelMismatchWarning,
+    SoftPrompt,
+    describe,
+    is_prompt,
+    load_prompt,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prompts"
 RNG = np.random.default_rng(4)
@@ -268,6 +277,88 @@ def test_every_truncation_and_a_flipped_bit(tmp_path):
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ValueError, match="is damaged, or another program replaced it"):
         Prefix.load(tmp_path)
+
+
+# ---- as a value ----
+
+
+def test_from_what_is_trained():
+    prefix = a_prefix(task={"a": 1})
+    sizes = {"num_layers": 2, "num_kv_heads": 2}
+    again = Prefix.from_flattened(prefix.flattened(), **sizes, task={"a": 1})
+    assert again == prefix
+    assert again != Prefix.from_flattened(prefix.flattened(), **sizes)
+    assert again != a_prefix(seed=1, task={"a": 1})
+    assert prefix != 5
+    moved = prefix.flattened().astype(np.float64) + 1.0
+    shifted = Prefix.from_flattened(moved, **sizes)
+    np.testing.assert_allclose(shifted.keys, prefix.keys + 1, rtol=1e-6)
+    assert shifted.keys.dtype == np.float32
+    for bad, error, message in (
+        (np.ones((3, 31)), ValueError, r"prefix: shape \(3, 31\), expected rows of num_layers"),
+        (np.ones((2, 3, 32)), ValueError, "prefix: shape"),
+        (np.ones((3, 32), int), TypeError, "prefix: dtype int64"),
+        (np.full((3, 32), np.nan), ValueError, "prefix: row 0, column 0 is nan"),
+    ):
+        with pytest.raises(error, match=message):
+            Prefix.from_flattened(bad, **sizes)
+    with pytest.raises(ValueError, match="num_layers=0"):
+        Prefix.from_flattened(np.ones((3, 32)), num_layers=0, num_kv_heads=2)
+
+
+def test_pickling():
+    prefix = a_prefix(base_model={"name_or_path": "m"})
+    for copied in (pickle.loads(pickle.dumps(prefix)), copy.deepcopy(prefix)):
+        assert copied == prefix
+        assert not copied.keys.flags.writeable
+        assert not copied.values.flags.writeable
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(prefix)
+
+
+def test_a_prefix_and_a_model(case):
+    name, model = case
+    prefix = model.prefix(cases.prompt(name, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prefix.check_model(model)
+    other = Prefix(prefix.keys, prefix.values, base_model={"fingerprint": "0" * 64})
+    with pytest.warns(PromptModelMismatchWarning, match="the prefix was made for another") as seen:
+        other.check_model(model)
+    assert seen[0].filename == __file__
+    narrow = Prefix(prefix.keys[..., :1], prefix.values[..., :1])
+    with pytest.raises(ValueError, match="'head_dim': 1}, expected the model's"):
+        narrow.check_model(model)
+
+
+def test_load_prompt_says_what_it_is(tmp_path):
+    prefix, prompt = a_prefix(), SoftPrompt(np.ones((3, 4)))
+    prefix.save(tmp_path / "prefix")
+    prompt.save(tmp_path / "prompt")
+    prefix.export(tmp_path / "kv" / "cache.safetensors", "past_key_values")
+    prompt.export(tmp_path / "p.npy")
+    for place in ("prefix", "prefix/adapter_model.safetensors", "prefix/softprompt.json"):
+        assert load_prompt(tmp_path / place) == prefix
+    assert equal(load_prompt(tmp_path / "kv" / "cache.safetensors"), prefix)
+    for place in ("prompt", "prompt/adapter_model.safetensors", "p.npy"):
+        assert np.array_equal(load_prompt(tmp_path / place).embeddings, prompt.embeddings)
+    with pytest.raises(FileNotFoundError, match="no such soft prompt"):
+        load_prompt(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("to", ["peft", "prefix", "cartridge", "past_key_values"])
+def test_export_of_a_prefix(tmp_path, to):
+    prefix = a_prefix()
+    assert prefix.export(tmp_path / "a" / "out", to) == tmp_path / "a" / "out"
+    assert equal(Prefix.load(tmp_path / "a" / "out"), prefix)
+    for wrong, message in (
+        ("npy", "a form of prompts"),
+        ("prompt_embeds", "a form of"),
+        ("x", "expected one of peft"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prefix.export(tmp_path / "b", wrong)
+    assert not (tmp_path / "b").exists()
 
 
 # ---- interrupted saves ----
