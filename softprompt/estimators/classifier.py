@@ -368,6 +368,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self._check_choice("length_normalize", (True, False))
 
     def _needs_blank(self) -> bool:
+        if self._encoder.is_encoder_decoder:  # a label begins the decoder's text
+            return False
         if self._chat is not None:
             return not self._chat.after[-1:].isspace()
         return not self._template.ends_in_blank
@@ -416,7 +418,7 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
             )
         else:
             objective = LabelsObjective(self.model_, *self._ranked(inputs, rows), **self._ranking())
-        return objective, self._label_ids
+        return objective, [self._encoder.words(text) for text in self._labels.texts]
 
     def _make_validation(self, inputs: list[list[int]], rows: LabelledRows) -> Validation:
         return LabelsValidation(
