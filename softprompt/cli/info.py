@@ -57,6 +57,9 @@ def _about_prompt(path: Path) -> dict[str, Any]:
     return {**describe(path), "files": files, "bytes": sum(files.values())}
 
 
+_OF_ENCODER = ("num_encoder_layers", "decoder_start_token_id", "forced_bos_token_id")
+
+
 def _about_model(name: str) -> dict[str, Any]:
     from softprompt.model.load import load_model
 
@@ -69,6 +72,7 @@ def _about_model(name: str) -> dict[str, Any]:
     return {
         **{key: getattr(config, key) for key in names},
         "eos_token_ids": list(config.eos_token_ids),
+        **({key: getattr(config, key) for key in _OF_ENCODER} if config.is_encoder_decoder else {}),
         "tokenizer": model.tokenizer is not None,
         "fingerprint": model.fingerprint,
     }

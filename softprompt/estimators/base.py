@@ -376,8 +376,10 @@ class SoftPromptEstimator(BaseEstimator):
         if context is None:
             return self.max_length
         answer = self._answer_length()
-        left = context - self.num_virtual_tokens - answer
-        if left < 1:
+        # A decoder that reads an encoder has a context of its own for the answer.
+        beside = 0 if self._encoder.is_encoder_decoder else answer
+        left = context - self.num_virtual_tokens - beside
+        if left < 1 or answer > context:
             raise ValueError(
                 f"{self.num_virtual_tokens} virtual tokens and {answer} tokens of an answer leave "
                 f"no room in the model's context of {context}"
@@ -388,7 +390,7 @@ class SoftPromptEstimator(BaseEstimator):
             raise ValueError(
                 f"max_length={self.max_length} is more than the {left} tokens that the model's "
                 f"context of {context} leaves beside {self.num_virtual_tokens} virtual tokens and "
-                f"{answer} tokens of an answer"
+                f"{beside} tokens of an answer"
             )
         return self.max_length
 

@@ -378,6 +378,8 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
         self._check_choice("length_normalize", (True, False))
 
     def _needs_blank(self) -> bool:
+        if self._encoder.is_encoder_decoder:  # a label begins the decoder's text
+            return False
         if self._chat is not None:
             return not self._chat.after[-1:].isspace()
         return not self._template.ends_in_blank
@@ -425,10 +427,15 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
                 method=method,
             )
         else:
+<<<<<<< HEAD
             objective = LabelsObjective(
                 self.model_, *self._ranked(inputs, rows), **self._ranking(method)
             )
         return objective, self._label_ids
+=======
+            objective = LabelsObjective(self.model_, *self._ranked(inputs, rows), **self._ranking())
+        return objective, [self._encoder.words(text) for text in self._labels.texts]
+>>>>>>> encdec
 
     def _make_validation(
         self, method: Method, inputs: list[list[int]], rows: LabelledRows

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from softprompt.estimators.template import Template
-from softprompt.tokenizer import ChatFrame
+from softprompt.tokenizer import ChatFrame, source_side
 
 _CHUNK = 1024
 
 
 class TextEncoder:
-    """Turns texts into the ids that stand before an answer.
+    """Turns texts into the ids that stand before an answer, or that an encoder reads.
 
     Parameters
     ----------
@@ -26,6 +26,9 @@ class TextEncoder:
     eos_token_ids : sequence of int
     chat : ChatFrame, optional
         What stands around a text: special tokens are then those of the frame alone.
+    is_encoder_decoder : bool
+        An encoder reads a text with all its special tokens, and a decoder writes an answer with
+        those of an answer (``text_target`` in transformers).
     """
 
     def __init__(
@@ -35,10 +38,14 @@ class TextEncoder:
         adds_eos: bool,
         eos_token_ids: Sequence[int],
         chat: ChatFrame | None = None,
+        is_encoder_decoder: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._chat = chat
-        self._ends = frozenset(eos_token_ids) if adds_eos else frozenset()
+        self.eos_token_ids = tuple(eos_token_ids)
+        self.is_encoder_decoder = is_encoder_decoder
+        strips = adds_eos and not is_encoder_decoder
+        self._ends = frozenset(eos_token_ids) if strips else frozenset()
 
     @classmethod
     def of(cls, model: Any, chat: ChatFrame | None = None) -> TextEncoder:
@@ -66,10 +73,13 @@ class TextEncoder:
             adds_eos=config.adds_eos,
             eos_token_ids=config.eos_token_ids or (),
             chat=chat,
+            is_encoder_decoder=getattr(config, "is_encoder_decoder", False),
         )
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of texts that something follows, with the model's special tokens."""
+        """Return the ids of texts that an answer follows, or that an encoder reads, with the
+        model's special tokens.
+        """
         chat = self._chat
         if chat is not None:
             return self._encoded([chat.around(text) for text in texts], add_special_tokens=False)
@@ -88,10 +98,19 @@ class TextEncoder:
         return [list(ids) for ids in encoded]
 
     def answer(self, text: str) -> list[int]:
-        """Return the ids of a label or target, without special tokens."""
+        """Return the ids of a label or target: those of a decoder alone without special tokens;
+        with an encoder all that the tokenizer gives a target, and an end in any case.
+        """
         # Translation models write the target's language with another vocabulary.
         encode = getattr(self._tokenizer, "encode_target", self._tokenizer.encode)
-        return list(encode(text, add_special_tokens=False))
+        ids = list(encode(text, add_special_tokens=self.is_encoder_decoder))
+        if self.is_encoder_decoder and not set(ids) & set(self.eos_token_ids):
+            ids += self.eos_token_ids[:1]
+        return ids
+
+    def words(self, text: str) -> list[int]:
+        """Return the ids of a text as the prompt's place has them, without special tokens."""
+        return list(source_side(self._tokenizer).encode(text, add_special_tokens=False))
 
     def _without_end(self, ids: list[int]) -> list[int]:
         return ids[:-1] if ids and ids[-1] in self._ends else ids
@@ -224,17 +243,27 @@ def _cut(row: dict[str, str], keep: int) -> dict[str, str]:
 
 
 def shorten_answer(
-    ids: list[int], limit: int, *, truncation: str, where: str
+    ids: list[int], limit: int, *, truncation: str, where: str, ends: Sequence[int] = ()
 ) -> tuple[list[int], bool]:
     """Return the first `limit` ids of a target and whether there were more.
+
+    Parameters
+    ----------
+    ids : list of int
+    limit : int
+    truncation : {"field", "error"}
+    where : str
+    ends : sequence of int
+        Tokens that end a text: from the first of them on, ids do not count.
 
     Raises
     ------
     ValueError
         If there were more and `truncation` is ``"error"``.
     """
-    if len(ids) <= limit:
+    length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
+    if length <= limit:
         return ids, False
     if truncation == "error":
-        raise ValueError(f"{where} has {len(ids)} tokens, at most {limit} fit")
+        raise ValueError(f"{where} has {length} tokens, at most {limit} fit")
     return ids[:limit], True

@@ -322,7 +322,8 @@ checkpoint_every, resume, record, progress, random_state
         return self.max_new_tokens + 1  # and the end token
 
     def _target_ids(self, targets: list[str], name: str) -> list[list[int]]:
-        end = list(self.model_.config.eos_token_ids or ())[:1]
+        pair = self._encoder.is_encoder_decoder  # its answers have their ends
+        ends = self._encoder.eos_token_ids
         encoded, num_shortened = [], 0
         for number, text in enumerate(targets):
             ids, shortened = shorten_answer(
@@ -330,10 +331,11 @@ checkpoint_every, resume, record, progress, random_state
                 self.max_new_tokens,
                 truncation=self.truncation,
                 where=f"{name}[{number}]",
+                ends=ends if pair else (),
             )
             num_shortened += shortened
             # A shortened target has not ended.
-            encoded.append(ids if shortened else ids + end)
+            encoded.append(ids if shortened or pair else ids + list(ends[:1]))
         if num_shortened:
             warnings.warn(
                 f"{num_shortened} of {len(encoded)} targets in {name} were longer than "

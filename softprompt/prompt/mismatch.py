@@ -25,9 +25,11 @@ def model_facts(model: object) -> dict[str, object]:
     """
     config = model.config
     names = ("family", "hidden_size", "vocab_size", "num_layers", "num_attention_heads")
+    is_pair = getattr(config, "is_encoder_decoder", False)
     return {
         "name_or_path": str(config.name_or_path),
         **{name: getattr(config, name) for name in names},
+        "task_type": "SEQ_2_SEQ_LM" if is_pair else "CAUSAL_LM",
         "fingerprint": model.fingerprint,
     }
 

@@ -79,7 +79,9 @@ def neighbors(prompt: object, model: object, k: int = 5, metric: str = "both") -
     rows = rows.astype(np.float64)
     metrics = METRICS if metric == "both" else (metric,)
     found = {name: _nearest(rows, model.embeddings, vocab_size, count, name) for name in metrics}
-    text_of = _token_texts(getattr(model, "tokenizer", None))
+    tokenizer = getattr(model, "tokenizer", None)
+    # A translation model's prompt stands among the tokens of what it reads.
+    text_of = _token_texts(getattr(tokenizer, "source", tokenizer))
     norms = _norms(rows)
     return NeighborTable(
         k=count,

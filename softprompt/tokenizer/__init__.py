@@ -28,6 +28,7 @@ __all__ = [
     "added_specials",
     "gguf_tokenizer",
     "load_folder_tokenizer",
+    "source_side",
     "wrap_tokenizer",
 ]
 
@@ -103,6 +104,16 @@ def wrap_tokenizer(tokenizer: Any) -> FastTokenizer | UserTokenizer:
     if isinstance(tokenizer, (FastTokenizer, UserTokenizer)):
         return tokenizer
     return UserTokenizer(tokenizer)
+
+
+def source_side(tokenizer: Any) -> Any:
+    """Return the half of a tokenizer that cuts what a model reads; mostly it has but one.
+
+    Parameters
+    ----------
+    tokenizer : object
+    """
+    return getattr(tokenizer, "source", tokenizer)
 
 
 def added_specials(tokenizer: FastTokenizer | UserTokenizer | None) -> tuple[bool, bool]:

@@ -36,7 +36,6 @@ class UserTokenizer:
                     "object with encode(text) and decode(ids)"
                 )
         self.wrapped = tokenizer
-        self._encode_takes = _accepts(tokenizer.encode, "add_special_tokens")
         self._decode_takes = _accepts(tokenizer.decode, "skip_special_tokens")
 
     @property
@@ -81,10 +80,14 @@ class UserTokenizer:
         TypeError
             `text` is not a str, or the object returns something else than ids.
         """
+        return self._encoded("encode", text, add_special_tokens)
+
+    def _encoded(self, method: str, text: str, add_special_tokens: bool) -> list[int]:
         if not isinstance(text, str):
             raise TypeError(f"text is a {type(text).__name__}, expected a str")
-        options = {"add_special_tokens": add_special_tokens} if self._encode_takes else {}
-        found = self.wrapped.encode(text, **options)
+        encode = getattr(self.wrapped, method)
+        takes = _accepts(encode, "add_special_tokens")
+        found = encode(text, **({"add_special_tokens": add_special_tokens} if takes else {}))
         ids = getattr(found, "ids", found)
         try:
             if hasattr(ids, "keys"):
@@ -92,13 +95,16 @@ class UserTokenizer:
             return [operator.index(i) for i in ids]
         except (TypeError, KeyError) as err:
             raise TypeError(
-                f"encode() of the tokenizer ({type(self.wrapped).__name__}) returned "
+                f"{method}() of the tokenizer ({type(self.wrapped).__name__}) returned "
                 f"{type(found).__name__}, expected a sequence of int"
             ) from err
 
     def encode_target(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Turn a text that the model is to write into ids; see `encode`."""
-        return self.encode(text, add_special_tokens)
+        """Turn a text that the model is to write into ids: by the object's own ``encode_target``,
+        where it has one; see `encode`.
+        """
+        own = callable(getattr(self.wrapped, "encode_target", None))
+        return self._encoded("encode_target" if own else "encode", text, add_special_tokens)
 
     def encode_batch(
         self, texts: Iterable[str], add_special_tokens: bool = True

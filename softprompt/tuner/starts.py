@@ -13,6 +13,7 @@ import numpy as np
 
 from softprompt.optim.validation import check_count
 from softprompt.prompt import SoftPrompt, validate_prompt_array
+from softprompt.tokenizer import source_side
 
 NAMED_STARTS = ("labels", "vocabulary", "random")
 
@@ -143,7 +144,7 @@ def common_tokens(model: Any, size: int = POPULATION_SIZE) -> np.ndarray:
     ndarray of shape (at most size,), int64
         Ascending, and so roughly from the most common token on.
     """
-    config, tokenizer = model.config, model.tokenizer
+    config, tokenizer = model.config, source_side(model.tokenizer)
     special = {config.bos_token_id, getattr(config, "pad_token_id", None), *config.eos_token_ids}
     candidates = [token for token in range(config.vocab_size) if token not in special]
     if tokenizer is None:
@@ -220,7 +221,7 @@ def _from_text(text: str, rows: int, model: Any) -> np.ndarray:
             "a TextStart needs a tokenizer, and the model has none: "
             "pass init=model.embeddings[ids], an array"
         )
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
+    ids = source_side(model.tokenizer).encode(text, add_special_tokens=False)
     ids = _check_ids(ids, model, f"init={TextStart(text)!r}")
     return np.asarray(model.embeddings[np.resize(ids, rows)])  # resize repeats, and cuts
 
