@@ -6,7 +6,7 @@
 enum { BLOCKS_PER_TASK = 1024 };
 
 typedef struct {
-    const sp_dequant_type *type;
+    const sp_stored_type *type;
     const uint8_t *bytes;
     float *numbers;
     size_t num_blocks;
@@ -18,7 +18,7 @@ dequantize_task(void *argument, int task, int thread)
     (void)thread;
     const dequantize_job *job = argument;
     size_t first = (size_t)task * BLOCKS_PER_TASK, left = job->num_blocks - first;
-    job->type->dequantize_blocks(job->bytes + first * job->type->block_bytes,
+    sp_conversion_now(job->type)(job->bytes + first * job->type->block_bytes,
                                  job->numbers + first * job->type->block_size,
                                  left < BLOCKS_PER_TASK ? left : BLOCKS_PER_TASK);
 }
@@ -27,7 +27,7 @@ sp_status
 sp_dequantize(const char *name, const uint8_t *bytes, size_t num_bytes, float *numbers,
               size_t num_numbers, int num_threads, sp_error *error)
 {
-    const sp_dequant_type *type = sp_dequant_find(name);
+    const sp_stored_type *type = sp_stored_type_find(name);
     if (type == NULL) {
         return sp_fail(error, SP_UNSUPPORTED, "type %.40s is not known to the engine", name);
     }
