@@ -31,10 +31,14 @@ input_row(const sp_pass *pass, float *x, int32_t symbol, int32_t position)
 {
     const sp_model *model = pass->model;
     int32_t d = model->spec.hidden_size;
+    int32_t stride;
     const float *row = symbol < 0 ? pass->prompt + (int64_t)(-1 - symbol) * d
-                                  : model->embedding + (int64_t)symbol * d;
+                                  : sp_matrix_tile(&model->embedding, symbol, 1, 0, d, x, &stride);
     float scale = model->spec.input_scale * (symbol < 0 ? 1.0f : model->spec.embedding_scale);
-    const float *place = model->position == NULL ? NULL : model->position + (int64_t)position * d;
+    const float *place = !sp_matrix_is_there(&model->position)
+                             ? NULL
+                             : sp_matrix_tile(&model->position, position, 1, 0, d, pass->scratch,
+                                              &stride);
     for (int32_t i = 0; i < d; i++) {
         x[i] = scale * row[i] + (place == NULL ? 0.0f : place[i]);
     }

@@ -144,31 +144,55 @@ sp_linear
 sp_model_head(const sp_model *model)
 {
     sp_linear head = model->head;
-    if (head.weight == NULL) {
+    if (!sp_matrix_is_there(&head.weight)) {
         head.weight = model->embedding;
     }
     return head;
 }
 
+size_t
+sp_model_scratch(const sp_model *model)
+{
+    sp_linear head = sp_model_head(model);
+    size_t most = sp_linear_scratch(&head);
+    if (sp_matrix_is_there(&model->position) && model->position.numbers == NULL) {
+        size_t row = (size_t)model->spec.hidden_size;
+        most = row > most ? row : most;
+    }
+    for (int32_t l = 0; l < model->spec.num_layers; l++) {
+        const sp_layer *layer = &model->layers[l];
+        const sp_linear *linears[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
+                                      &layer->gate, &layer->up, &layer->down};
+        for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {
+            int is_there = sp_matrix_is_there(&linears[i]->weight); /* the gate need not be */
+            size_t floats = is_there ? sp_linear_scratch(linears[i]) : 0;
+            most = floats > most ? floats : most;
+        }
+    }
+    return most;
+}
+
 /* ---- slots ---- */
 
+/* A vector (or a small table), or a matrix. */
 typedef struct {
     const float **data;
+    sp_matrix *matrix;
     int64_t rows, cols;
 } slot;
 
 static int
 norm_slot(sp_norm_weights *norm, int is_bias, int32_t d, slot *out)
 {
-    *out = (slot){is_bias ? &norm->bias : &norm->weight, 1, d};
+    *out = (slot){is_bias ? &norm->bias : &norm->weight, NULL, 1, d};
     return 1;
 }
 
 static int
 linear_slot(sp_linear *linear, int is_bias, slot *out)
 {
-    *out = is_bias ? (slot){&linear->bias, 1, linear->outputs}
-                   : (slot){&linear->weight, linear->outputs, linear->inputs};
+    *out = is_bias ? (slot){&linear->bias, NULL, 1, linear->outputs}
+                   : (slot){NULL, &linear->weight, linear->outputs, linear->inputs};
     return 1;
 }
 
@@ -227,17 +251,17 @@ find_slot(sp_model *model, const char *name, slot *out)
         const char *name;
         slot slot;
     } others[] = {
-        {"embedding.weight", {&model->embedding, spec->vocab_size, spec->hidden_size}},
-        {"position.weight", {&model->position, spec->max_positions, spec->hidden_size}},
-        {"rope.inv_freq", {&model->inv_freq, spec->num_ropes, spec->rotary_dim / 2}},
-        {"rope.scale", {&model->rope_scale, 1, spec->num_ropes}},
-        {"alibi.bias", {&model->alibi, spec->num_heads, spec->max_positions}},
-        {"embedding_norm.weight", {&model->embedding_norm.weight, 1, spec->hidden_size}},
-        {"embedding_norm.bias", {&model->embedding_norm.bias, 1, spec->hidden_size}},
-        {"final_norm.weight", {&model->final_norm.weight, 1, spec->hidden_size}},
-        {"final_norm.bias", {&model->final_norm.bias, 1, spec->hidden_size}},
-        {"head.weight", {&model->head.weight, spec->vocab_size, spec->hidden_size}},
-        {"head.bias", {&model->head.bias, 1, spec->vocab_size}},
+        {"embedding.weight", {NULL, &model->embedding, spec->vocab_size, spec->hidden_size}},
+        {"position.weight", {NULL, &model->position, spec->max_positions, spec->hidden_size}},
+        {"rope.inv_freq", {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2}},
+        {"rope.scale", {&model->rope_scale, NULL, 1, spec->num_ropes}},
+        {"alibi.bias", {&model->alibi, NULL, spec->num_heads, spec->max_positions}},
+        {"embedding_norm.weight", {&model->embedding_norm.weight, NULL, 1, spec->hidden_size}},
+        {"embedding_norm.bias", {&model->embedding_norm.bias, NULL, 1, spec->hidden_size}},
+        {"final_norm.weight", {&model->final_norm.weight, NULL, 1, spec->hidden_size}},
+        {"final_norm.bias", {&model->final_norm.bias, NULL, 1, spec->hidden_size}},
+        {"head.weight", {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size}},
+        {"head.bias", {&model->head.bias, NULL, 1, spec->vocab_size}},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         if (strcmp(name, others[i].name) == 0) {
@@ -248,28 +272,54 @@ find_slot(sp_model *model, const char *name, slot *out)
     return 0;
 }
 
+/* The slot `name`, if it has this shape. */
+static sp_status
+slot_of_shape(sp_model *model, const char *name, int64_t rows, int64_t cols, slot *found,
+              sp_error *error)
+{
+    if (!find_slot(model, name, found)) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: this model (%d layers) has no such slot",
+                       name, model->spec.num_layers);
+    }
+    if (rows != found->rows || cols != found->cols) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]",
+                       name, (long long)rows, (long long)cols, (long long)found->rows,
+                       (long long)found->cols);
+    }
+    return SP_OK;
+}
+
 sp_status
 sp_model_set_weight(sp_model *model, const char *name, const float *data, int64_t rows,
                     int64_t cols, sp_error *error)
 {
     slot found;
-    if (!find_slot(model, name, &found)) {
-        return sp_fail(error, SP_INVALID, "weight %.100s: this model (%d layers) has no such slot",
-                       name, model->spec.num_layers);
+    SP_TRY(slot_of_shape(model, name, rows, cols, &found, error));
+    if (found.matrix != NULL) {
+        *found.matrix =
+            (sp_matrix){.numbers = data, .rows = (int32_t)rows, .cols = (int32_t)cols};
     }
-    if (rows != found.rows || cols != found.cols) {
-        return sp_fail(error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]",
-                       name, (long long)rows, (long long)cols, (long long)found.rows,
-                       (long long)found.cols);
+    else {
+        *found.data = data;
     }
-    *found.data = data;
     return SP_OK;
 }
 
-static sp_status
-need(const float *data, const char *name, int32_t layer, sp_error *error)
+sp_status
+sp_model_set_stored(sp_model *model, const char *name, const sp_stored *stored, sp_error *error)
 {
-    if (data != NULL) {
+    slot found;
+    SP_TRY(slot_of_shape(model, name, stored->rows, stored->cols, &found, error));
+    if (found.matrix == NULL) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: expected float32, it is no matrix", name);
+    }
+    return sp_matrix_of_stored(found.matrix, stored, error);
+}
+
+static sp_status
+need_either(int is_there, const char *name, int32_t layer, sp_error *error)
+{
+    if (is_there) {
         return SP_OK;
     }
     if (layer < 0) {
@@ -278,11 +328,23 @@ need(const float *data, const char *name, int32_t layer, sp_error *error)
     return sp_fail(error, SP_INVALID, "weight layers.%d.%s is missing", layer, name);
 }
 
+static sp_status
+need(const float *data, const char *name, int32_t layer, sp_error *error)
+{
+    return need_either(data != NULL, name, layer, error);
+}
+
+static sp_status
+need_matrix(const sp_matrix *matrix, const char *name, int32_t layer, sp_error *error)
+{
+    return need_either(sp_matrix_is_there(matrix), name, layer, error);
+}
+
 sp_status
 sp_model_check(const sp_model *model, sp_error *error)
 {
     const sp_spec *spec = &model->spec;
-    SP_TRY(need(model->embedding, "embedding.weight", -1, error));
+    SP_TRY(need_matrix(&model->embedding, "embedding.weight", -1, error));
     if (spec->embedding_norm) {
         SP_TRY(need(model->embedding_norm.weight, "embedding_norm.weight", -1, error));
     }
@@ -293,7 +355,7 @@ sp_model_check(const sp_model *model, sp_error *error)
         SP_TRY(need(model->alibi, "alibi.bias", -1, error));
     }
     if (spec->positions == SP_POSITIONS_LEARNED) {
-        SP_TRY(need(model->position, "position.weight", -1, error));
+        SP_TRY(need_matrix(&model->position, "position.weight", -1, error));
     }
     if (spec->positions == SP_POSITIONS_ROTARY) {
         SP_TRY(need(model->inv_freq, "rope.inv_freq", -1, error));
@@ -312,14 +374,14 @@ sp_model_check(const sp_model *model, sp_error *error)
             SP_TRY(need(layer->q_norm.weight, "q_norm.weight", l, error));
             SP_TRY(need(layer->k_norm.weight, "k_norm.weight", l, error));
         }
-        SP_TRY(need(layer->q.weight, "q.weight", l, error));
-        SP_TRY(need(layer->k.weight, "k.weight", l, error));
-        SP_TRY(need(layer->v.weight, "v.weight", l, error));
-        SP_TRY(need(layer->o.weight, "o.weight", l, error));
-        SP_TRY(need(layer->up.weight, "up.weight", l, error));
-        SP_TRY(need(layer->down.weight, "down.weight", l, error));
+        SP_TRY(need_matrix(&layer->q.weight, "q.weight", l, error));
+        SP_TRY(need_matrix(&layer->k.weight, "k.weight", l, error));
+        SP_TRY(need_matrix(&layer->v.weight, "v.weight", l, error));
+        SP_TRY(need_matrix(&layer->o.weight, "o.weight", l, error));
+        SP_TRY(need_matrix(&layer->up.weight, "up.weight", l, error));
+        SP_TRY(need_matrix(&layer->down.weight, "down.weight", l, error));
         if (spec->gated) {
-            SP_TRY(need(layer->gate.weight, "gate.weight", l, error));
+            SP_TRY(need_matrix(&layer->gate.weight, "gate.weight", l, error));
         }
     }
     return SP_OK;

@@ -23,18 +23,22 @@ struct sp_model {
     sp_spec spec;              /* without the lists by layer, which the layers have */
     int32_t q_width;           /* num_heads * head_dim */
     int32_t kv_width;          /* num_kv_heads * head_dim */
-    const float *embedding;    /* [V, d], borrowed */
-    const float *position;     /* [max_positions, d], borrowed, or NULL */
+    sp_matrix embedding;       /* [V, d] */
+    sp_matrix position;        /* [max_positions, d], or none */
     const float *inv_freq;     /* [num_ropes, rotary_dim / 2], borrowed, or NULL */
     const float *rope_scale;   /* [num_ropes], borrowed, or NULL */
     const float *alibi;        /* [num_heads, max_positions], borrowed, or NULL */
     sp_norm_weights embedding_norm, final_norm;
-    sp_linear head;            /* its weight is NULL if the head is tied to the embedding */
+    sp_linear head;            /* it has no weight if the head is tied to the embedding */
     sp_layer *layers;          /* [num_layers], owned */
 };
 
+/* Checks a stored matrix: everything that a row of it is lies inside its bytes. */
+sp_status sp_matrix_of_stored(sp_matrix *matrix, const sp_stored *stored, sp_error *error);
 /* The output head, tied or not. */
 sp_linear sp_model_head(const sp_model *model);
+/* Floats of scratch that each thread needs for weights that are not float32. */
+size_t sp_model_scratch(const sp_model *model);
 
 /* Which norms a layer has, and whether queries and keys are kept as they were before clamp or norm
  * (their backward needs them). */
