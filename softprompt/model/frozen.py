@@ -76,8 +76,7 @@ class FrozenModel:
             if value < self._workers.weight_bytes:
                 raise ValueError(
                     f"memory_limit = {value} bytes: the weights alone take "
-                    f"{self._workers.weight_bytes}"
-                    + self._smaller_form()
+                    f"{self._workers.weight_bytes}" + self._smaller_form()
                 )
         self._workers.memory_limit = value
 

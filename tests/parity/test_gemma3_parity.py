@@ -42,7 +42,9 @@ def transformers_model(model) -> torch.nn.Module:
     theirs = transformers.Gemma3ForCausalLM(config)
     state = {}
     for slot in family_of(spec).bound_slots(spec, "hf"):
-        state["model." + slot.source] = torch.tensor(model.weights[slot.name]) - slot.view.offset
+        state["model." + slot.source] = (
+            torch.tensor(np.asarray(model.weights[slot.name])) - slot.view.offset
+        )
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     theirs.load_state_dict(state)
     return theirs.eval()
