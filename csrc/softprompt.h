@@ -153,6 +153,25 @@ void sp_model_destroy(sp_model *model);
  */
 sp_status sp_model_set_weight(sp_model *model, const char *slot, const float *data, int64_t rows,
                               int64_t cols, sp_error *error);
+/* A matrix as it lies in a file, [rows, cols] for its slot. The bytes are lines of equal length, as
+ * many as fit. Row r is line start + r / run * stride + r % run, so that a matrix may be one of
+ * several that stand in one tensor, block by block. Transposed: a line is a column, and row r is
+ * that number of every line; for types of single numbers. */
+typedef struct {
+    const char *type;     /* F32, F16, BF16, or a block type of GGUF by its name */
+    const uint8_t *bytes; /* borrowed; any alignment */
+    size_t num_bytes;
+    int64_t rows, cols;
+    int64_t start, run, stride;
+    int transposed;
+} sp_stored;
+/* Gives embedding.weight, position.weight, head.weight or a linear's weight its borrowed bytes,
+ * which are converted as they are used. */
+sp_status sp_model_set_stored(sp_model *model, const char *slot, const sp_stored *stored,
+                              sp_error *error);
+/* numbers [num_rows, cols] = the rows `rows` of a stored matrix */
+sp_status sp_stored_rows(const sp_stored *stored, int64_t num_rows, const int64_t *rows,
+                         float *numbers, sp_error *error);
 /* Every slot that the spec needs is there. */
 sp_status sp_model_check(const sp_model *model, sp_error *error);
 int32_t sp_model_hidden_size(const sp_model *model);

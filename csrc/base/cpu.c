@@ -20,7 +20,8 @@ sp_cpu_has(sp_cpu cpu)
 #if defined(__x86_64__)
     /* __builtin_cpu_supports also asks XGETBV whether the registers are saved. */
     __builtin_cpu_init();
-    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
+               && __builtin_cpu_supports("f16c");
     if (cpu == SP_CPU_AVX2) {
         return avx2 != 0;
     }

@@ -34,6 +34,8 @@ struct sp_team {
     void *job;
     int num_tasks;
     int size;               /* threads, with the caller */
+    float *scratch;         /* [threads][scratch_floats], lent, or NULL */
+    size_t scratch_floats;
     pthread_t *threads;     /* [size - 1] */
     member *members;        /* [size - 1] */
 };
@@ -146,6 +148,19 @@ sp_team_stop(sp_team *team)
     sp_free(team->members);
     sp_free(team->threads);
     sp_free(team);
+}
+
+void
+sp_team_lend(sp_team *team, float *scratch, size_t floats)
+{
+    team->scratch = floats == 0 ? NULL : scratch;
+    team->scratch_floats = floats;
+}
+
+float *
+sp_team_scratch(const sp_team *team, int thread)
+{
+    return team->scratch == NULL ? NULL : team->scratch + (size_t)thread * team->scratch_floats;
 }
 
 void

@@ -15,6 +15,10 @@ typedef void sp_task(void *job, int task, int thread);
  * fewer threads, the team is smaller. */
 sp_team *sp_team_start(int threads);
 void sp_team_stop(sp_team *team);
+/* Lends every thread `floats` floats of scratch memory; thread t has those from t * floats on. */
+void sp_team_lend(sp_team *team, float *scratch, size_t floats);
+/* A thread's own; NULL if none was lent. */
+float *sp_team_scratch(const sp_team *team, int thread);
 /* Runs tasks 0 .. num_tasks - 1 and returns when all are done. Not to be nested. */
 void sp_team_run(sp_team *team, int num_tasks, sp_task *task, void *job);
 

@@ -5,13 +5,18 @@
 #include <stdint.h>
 
 #include "../base/team.h"
+#include "matrix.h"
 
 typedef struct {
-    const float *weight; /* [outputs, inputs], borrowed */
-    const float *bias;   /* [outputs], borrowed, or NULL */
+    sp_matrix weight;  /* [outputs, inputs] */
+    const float *bias; /* [outputs], borrowed, or NULL */
     int32_t outputs;
     int32_t inputs;
 } sp_linear;
+
+/* Floats of scratch that each thread of the team has to have (sp_team_lend): the part of the weight
+ * that it converts before it multiplies. 0: the weight is float32. */
+size_t sp_linear_scratch(const sp_linear *linear);
 
 /* Several linears share their rows, so that one round of the team serves all of them. */
 enum { SP_MAX_LINEARS = 3 };

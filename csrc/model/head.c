@@ -52,8 +52,7 @@ sp_heads_prepare(sp_heads *heads, const sp_model *model)
     }
     sp_linear head = sp_model_head(model);
     const sp_losses *losses = heads->losses;
-    sp_rows_gather(heads->cut_weight, head.weight, losses->cut_tokens, losses->num_cut_tokens,
-                   head.inputs);
+    sp_matrix_gather(heads->cut_weight, &head.weight, losses->cut_tokens, losses->num_cut_tokens);
     if (head.bias != NULL) {
         sp_rows_gather(heads->cut_bias, head.bias, losses->cut_tokens, losses->num_cut_tokens, 1);
     }
@@ -64,9 +63,10 @@ head_of_kind(const sp_heads *heads, const sp_model *model, int kind)
 {
     sp_linear head = sp_model_head(model);
     if (kind == CUT) {
-        head.weight = heads->cut_weight;
-        head.bias = head.bias == NULL ? NULL : heads->cut_bias;
         head.outputs = heads->losses->num_cut_tokens;
+        head.weight = (sp_matrix){
+            .numbers = heads->cut_weight, .rows = head.outputs, .cols = head.inputs};
+        head.bias = head.bias == NULL ? NULL : heads->cut_bias;
     }
     return head;
 }

@@ -31,14 +31,16 @@ input_row(const sp_pass *pass, const sp_pack *pack, float *x, int32_t r)
 {
     const sp_model *model = pass->model;
     const sp_stack *stack = sp_model_stack(model, pack->encoder);
-    int32_t d = model->spec.hidden_size, symbol = pack->symbols[r];
-    const float *table = stack->embedding == NULL ? model->decoder.embedding : stack->embedding;
+    int32_t d = model->spec.hidden_size, symbol = pack->symbols[r], stride;
+    const sp_matrix *table = sp_matrix_is_there(&stack->embedding) ? &stack->embedding
+                                                                   : &model->decoder.embedding;
     const float *row = symbol < 0 ? pass->prompt + (int64_t)(-1 - symbol) * d
-                                  : table + (int64_t)symbol * d;
+                                  : sp_matrix_tile(table, symbol, 1, 0, d, x, &stride);
     float scale = model->spec.input_scale * (symbol < 0 ? 1.0f : model->spec.embedding_scale);
-    const float *place = stack->position == NULL
+    const float *place = !sp_matrix_is_there(&stack->position)
                              ? NULL
-                             : stack->position + (int64_t)pack->positions[r] * d;
+                             : sp_matrix_tile(&stack->position, pack->positions[r], 1, 0, d,
+                                              pass->scratch, &stride);
     for (int32_t i = 0; i < d; i++) {
         x[i] = scale * row[i] + (place == NULL ? 0.0f : place[i]);
     }

@@ -196,11 +196,8 @@ execute(call *c, sp_context *context, const sp_options *options, sp_error *error
     SP_TRY(sp_context_workspace(context, sp_add(bytes, stack_bytes), error));
     entered *stack = (entered *)(void *)context->workspace;
     sp_arena arena = {.base = context->workspace + stack_bytes};
-    c->pass.team = sp_team_start(options->num_threads);
-    if (c->pass.team == NULL) {
-        return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", options->num_threads);
-    }
     place(c, &arena, options->num_threads);
+    SP_TRY(sp_pass_start(&c->pass, options->num_threads, error));
     sp_heads_prepare(&c->heads, c->pass.model);
     sp_status status = run(c, &arena, options, stack, error);
     sp_team_stop(c->pass.team);

@@ -189,31 +189,64 @@ sp_linear
 sp_model_head(const sp_model *model)
 {
     sp_linear head = model->head;
-    if (head.weight == NULL) {
+    if (!sp_matrix_is_there(&head.weight)) {
         head.weight = model->decoder.embedding;
     }
     return head;
 }
 
+static size_t
+stack_scratch(const sp_stack *stack, size_t row)
+{
+    int converts = sp_matrix_is_there(&stack->position) && stack->position.numbers == NULL;
+    size_t most = converts ? row : 0;
+    for (int32_t l = 0; l < stack->num_layers; l++) {
+        const sp_layer *layer = &stack->layers[l];
+        const sp_linear *linears[] = {&layer->q,       &layer->k,       &layer->v,
+                                      &layer->o,       &layer->gate,    &layer->up,
+                                      &layer->down,    &layer->cross_q, &layer->cross_k,
+                                      &layer->cross_v, &layer->cross_o};
+        for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {
+            int is_there = sp_matrix_is_there(&linears[i]->weight); /* some need not be */
+            size_t floats = is_there ? sp_linear_scratch(linears[i]) : 0;
+            most = floats > most ? floats : most;
+        }
+    }
+    return most;
+}
+
+size_t
+sp_model_scratch(const sp_model *model)
+{
+    sp_linear head = sp_model_head(model);
+    size_t row = (size_t)model->spec.hidden_size;
+    size_t floats[] = {sp_linear_scratch(&head), stack_scratch(&model->decoder, row),
+                       stack_scratch(&model->encoder, row)};
+    size_t most = floats[0] > floats[1] ? floats[0] : floats[1];
+    return most > floats[2] ? most : floats[2];
+}
+
 /* ---- slots ---- */
 
+/* A vector (or a small table), or a matrix. */
 typedef struct {
     const float **data;
+    sp_matrix *matrix;
     int64_t rows, cols;
 } slot;
 
 static int
 norm_slot(sp_norm_weights *norm, int is_bias, int32_t d, slot *out)
 {
-    *out = (slot){is_bias ? &norm->bias : &norm->weight, 1, d};
+    *out = (slot){is_bias ? &norm->bias : &norm->weight, NULL, 1, d};
     return 1;
 }
 
 static int
 linear_slot(sp_linear *linear, int is_bias, slot *out)
 {
-    *out = is_bias ? (slot){&linear->bias, 1, linear->outputs}
-                   : (slot){&linear->weight, linear->outputs, linear->inputs};
+    *out = is_bias ? (slot){&linear->bias, NULL, 1, linear->outputs}
+                   : (slot){NULL, &linear->weight, linear->outputs, linear->inputs};
     return 1;
 }
 
@@ -290,20 +323,20 @@ find_slot(sp_model *model, const char *name, slot *out)
         slot slot;
         int once; /* the encoder has none of its own */
     } others[] = {
-        {"embedding.weight", {&stack->embedding, stack->vocab_size, spec->hidden_size},
+        {"embedding.weight", {NULL, &stack->embedding, stack->vocab_size, spec->hidden_size},
          of_encoder && spec->encoder_vocab_size == 0},
-        {"position.weight", {&stack->position, spec->max_positions, spec->hidden_size}, 0},
+        {"position.weight", {NULL, &stack->position, spec->max_positions, spec->hidden_size}, 0},
         {"relative.bias",
-         {&stack->relative, spec->num_heads, 2 * (int64_t)spec->relative_reach + 1}, 0},
-        {"embedding_norm.weight", {&stack->embedding_norm.weight, 1, spec->hidden_size}, 0},
-        {"embedding_norm.bias", {&stack->embedding_norm.bias, 1, spec->hidden_size}, 0},
-        {"final_norm.weight", {&stack->final_norm.weight, 1, spec->hidden_size}, 0},
-        {"final_norm.bias", {&stack->final_norm.bias, 1, spec->hidden_size}, 0},
-        {"rope.inv_freq", {&model->inv_freq, spec->num_ropes, spec->rotary_dim / 2}, 1},
-        {"rope.scale", {&model->rope_scale, 1, spec->num_ropes}, 1},
-        {"alibi.bias", {&model->alibi, spec->num_heads, spec->max_positions}, 1},
-        {"head.weight", {&model->head.weight, spec->vocab_size, spec->hidden_size}, 1},
-        {"head.bias", {&model->head.bias, 1, spec->vocab_size}, 1},
+         {&stack->relative, NULL, spec->num_heads, 2 * (int64_t)spec->relative_reach + 1}, 0},
+        {"embedding_norm.weight", {&stack->embedding_norm.weight, NULL, 1, spec->hidden_size}, 0},
+        {"embedding_norm.bias", {&stack->embedding_norm.bias, NULL, 1, spec->hidden_size}, 0},
+        {"final_norm.weight", {&stack->final_norm.weight, NULL, 1, spec->hidden_size}, 0},
+        {"final_norm.bias", {&stack->final_norm.bias, NULL, 1, spec->hidden_size}, 0},
+        {"rope.inv_freq", {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2}, 1},
+        {"rope.scale", {&model->rope_scale, NULL, 1, spec->num_ropes}, 1},
+        {"alibi.bias", {&model->alibi, NULL, spec->num_heads, spec->max_positions}, 1},
+        {"head.weight", {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size}, 1},
+        {"head.bias", {&model->head.bias, NULL, 1, spec->vocab_size}, 1},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         if (strcmp(name, others[i].name) == 0 && !(of_encoder && others[i].once)) {
@@ -314,22 +347,48 @@ find_slot(sp_model *model, const char *name, slot *out)
     return 0;
 }
 
+/* The slot `name`, if it has this shape. */
+static sp_status
+slot_of_shape(sp_model *model, const char *name, int64_t rows, int64_t cols, slot *found,
+              sp_error *error)
+{
+    if (!find_slot(model, name, found)) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: this model (%d layers) has no such slot",
+                       name, model->spec.num_layers);
+    }
+    if (rows != found->rows || cols != found->cols) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]",
+                       name, (long long)rows, (long long)cols, (long long)found->rows,
+                       (long long)found->cols);
+    }
+    return SP_OK;
+}
+
 sp_status
 sp_model_set_weight(sp_model *model, const char *name, const float *data, int64_t rows,
                     int64_t cols, sp_error *error)
 {
     slot found;
-    if (!find_slot(model, name, &found)) {
-        return sp_fail(error, SP_INVALID, "weight %.100s: this model (%d layers) has no such slot",
-                       name, model->spec.num_layers);
+    SP_TRY(slot_of_shape(model, name, rows, cols, &found, error));
+    if (found.matrix != NULL) {
+        *found.matrix =
+            (sp_matrix){.numbers = data, .rows = (int32_t)rows, .cols = (int32_t)cols};
     }
-    if (rows != found.rows || cols != found.cols) {
-        return sp_fail(error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]",
-                       name, (long long)rows, (long long)cols, (long long)found.rows,
-                       (long long)found.cols);
+    else {
+        *found.data = data;
     }
-    *found.data = data;
     return SP_OK;
+}
+
+sp_status
+sp_model_set_stored(sp_model *model, const char *name, const sp_stored *stored, sp_error *error)
+{
+    slot found;
+    SP_TRY(slot_of_shape(model, name, stored->rows, stored->cols, &found, error));
+    if (found.matrix == NULL) {
+        return sp_fail(error, SP_INVALID, "weight %.100s: expected float32, it is no matrix", name);
+    }
+    return sp_matrix_of_stored(found.matrix, stored, error);
 }
 
 /* Weights of one stack are all there; messages put `prefix` before their names. */
@@ -339,9 +398,9 @@ typedef struct {
 } checker;
 
 static sp_status
-need(const checker *c, const float *data, const char *name, int32_t layer)
+need_either(const checker *c, int is_there, const char *name, int32_t layer)
 {
-    if (data != NULL) {
+    if (is_there) {
         return SP_OK;
     }
     if (layer < 0) {
@@ -349,6 +408,18 @@ need(const checker *c, const float *data, const char *name, int32_t layer)
     }
     return sp_fail(c->error, SP_INVALID, "weight %slayers.%d.%s is missing", c->prefix, layer,
                    name);
+}
+
+static sp_status
+need(const checker *c, const float *data, const char *name, int32_t layer)
+{
+    return need_either(c, data != NULL, name, layer);
+}
+
+static sp_status
+need_matrix(const checker *c, const sp_matrix *matrix, const char *name, int32_t layer)
+{
+    return need_either(c, sp_matrix_is_there(matrix), name, layer);
 }
 
 static sp_status
@@ -360,10 +431,10 @@ check_cross(const checker *c, const sp_spec *spec, const sp_layer *layer, int32_
     if (sp_norms_after(spec)) {
         SP_TRY(need(c, layer->cross_out_norm.weight, "cross_out_norm.weight", l));
     }
-    SP_TRY(need(c, layer->cross_q.weight, "cross_q.weight", l));
-    SP_TRY(need(c, layer->cross_k.weight, "cross_k.weight", l));
-    SP_TRY(need(c, layer->cross_v.weight, "cross_v.weight", l));
-    return need(c, layer->cross_o.weight, "cross_o.weight", l);
+    SP_TRY(need_matrix(c, &layer->cross_q.weight, "cross_q.weight", l));
+    SP_TRY(need_matrix(c, &layer->cross_k.weight, "cross_k.weight", l));
+    SP_TRY(need_matrix(c, &layer->cross_v.weight, "cross_v.weight", l));
+    return need_matrix(c, &layer->cross_o.weight, "cross_o.weight", l);
 }
 
 static sp_status
@@ -376,7 +447,7 @@ check_stack(const checker *c, const sp_spec *spec, const sp_stack *stack)
         SP_TRY(need(c, stack->final_norm.weight, "final_norm.weight", -1));
     }
     if (spec->positions == SP_POSITIONS_LEARNED) {
-        SP_TRY(need(c, stack->position, "position.weight", -1));
+        SP_TRY(need_matrix(c, &stack->position, "position.weight", -1));
     }
     if (spec->positions == SP_POSITIONS_RELATIVE) {
         SP_TRY(need(c, stack->relative, "relative.bias", -1));
@@ -395,14 +466,14 @@ check_stack(const checker *c, const sp_spec *spec, const sp_stack *stack)
             SP_TRY(need(c, layer->q_norm.weight, "q_norm.weight", l));
             SP_TRY(need(c, layer->k_norm.weight, "k_norm.weight", l));
         }
-        SP_TRY(need(c, layer->q.weight, "q.weight", l));
-        SP_TRY(need(c, layer->k.weight, "k.weight", l));
-        SP_TRY(need(c, layer->v.weight, "v.weight", l));
-        SP_TRY(need(c, layer->o.weight, "o.weight", l));
-        SP_TRY(need(c, layer->up.weight, "up.weight", l));
-        SP_TRY(need(c, layer->down.weight, "down.weight", l));
+        SP_TRY(need_matrix(c, &layer->q.weight, "q.weight", l));
+        SP_TRY(need_matrix(c, &layer->k.weight, "k.weight", l));
+        SP_TRY(need_matrix(c, &layer->v.weight, "v.weight", l));
+        SP_TRY(need_matrix(c, &layer->o.weight, "o.weight", l));
+        SP_TRY(need_matrix(c, &layer->up.weight, "up.weight", l));
+        SP_TRY(need_matrix(c, &layer->down.weight, "down.weight", l));
         if (spec->gated) {
-            SP_TRY(need(c, layer->gate.weight, "gate.weight", l));
+            SP_TRY(need_matrix(c, &layer->gate.weight, "gate.weight", l));
         }
         if (layer->cross_q.outputs > 0) {
             SP_TRY(check_cross(c, spec, layer, l));
@@ -416,7 +487,7 @@ sp_model_check(const sp_model *model, sp_error *error)
 {
     const sp_spec *spec = &model->spec;
     checker decoder = {"", error}, encoder = {"encoder.", error};
-    SP_TRY(need(&decoder, model->decoder.embedding, "embedding.weight", -1));
+    SP_TRY(need_matrix(&decoder, &model->decoder.embedding, "embedding.weight", -1));
     if (spec->positions == SP_POSITIONS_ALIBI) {
         SP_TRY(need(&decoder, model->alibi, "alibi.bias", -1));
     }
@@ -428,7 +499,7 @@ sp_model_check(const sp_model *model, sp_error *error)
         return SP_OK;
     }
     if (spec->encoder_vocab_size > 0) {
-        SP_TRY(need(&encoder, model->encoder.embedding, "embedding.weight", -1));
+        SP_TRY(need_matrix(&encoder, &model->encoder.embedding, "embedding.weight", -1));
     }
     return check_stack(&encoder, spec, &model->encoder);
 }

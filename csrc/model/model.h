@@ -26,8 +26,8 @@ typedef struct {
 typedef struct {
     int32_t num_layers;
     int32_t vocab_size;
-    const float *embedding; /* [vocab_size, d], borrowed */
-    const float *position;  /* [max_positions, d], borrowed, or NULL */
+    sp_matrix embedding;    /* [vocab_size, d]; none: it has the decoder's */
+    sp_matrix position;     /* [max_positions, d], or none */
     const float *relative;  /* [num_heads, 2 * relative_reach + 1], borrowed, or NULL */
     sp_norm_weights embedding_norm, final_norm;
     sp_layer *layers;       /* [num_layers], owned */
@@ -40,7 +40,7 @@ struct sp_model {
     const float *inv_freq;     /* [num_ropes, rotary_dim / 2], borrowed, or NULL */
     const float *rope_scale;   /* [num_ropes], borrowed, or NULL */
     const float *alibi;        /* [num_heads, max_positions], borrowed, or NULL */
-    sp_linear head;            /* its weight is NULL if the head is tied to the embedding */
+    sp_linear head;            /* it has no weight if the head is tied to the embedding */
     sp_stack decoder, encoder; /* the encoder's without layers where there is none */
 };
 
@@ -50,8 +50,12 @@ sp_model_stack(const sp_model *model, int encoder)
     return encoder ? &model->encoder : &model->decoder;
 }
 
+/* Checks a stored matrix: everything that a row of it is lies inside its bytes. */
+sp_status sp_matrix_of_stored(sp_matrix *matrix, const sp_stored *stored, sp_error *error);
 /* The output head, tied or not. */
 sp_linear sp_model_head(const sp_model *model);
+/* Floats of scratch that each thread needs for weights that are not float32. */
+size_t sp_model_scratch(const sp_model *model);
 
 /* Which norms a layer has, and whether queries and keys are kept as they were before clamp or norm
  * (their backward needs them). */

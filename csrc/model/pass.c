@@ -1,5 +1,7 @@
 #include "pass.h"
 
+#include "../base/status.h"
+
 void
 sp_extent_add(sp_extent *extent, const sp_pack *pack)
 {
@@ -41,6 +43,8 @@ sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_t
     pass->few = sp_arena_take(arena, m * d);
     pass->top = sp_arena_take(arena, m * d);
     pass->attention = sp_arena_take(arena, sp_mul((size_t)num_threads, extent->attention_floats));
+    pass->scratch_floats = sp_model_scratch(pass->model);
+    pass->scratch = sp_arena_take(arena, sp_mul((size_t)num_threads, pass->scratch_floats));
     if (extent->want_grad) {
         pass->wide2 = sp_arena_take(arena, spec->gated ? n * f : 0);
         pass->dx = sp_arena_take(arena, n * d);
@@ -53,6 +57,17 @@ sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_t
         pass->virtual_dv = sp_arena_take(arena, p * kv);
         pass->virtual_stats = sp_arena_take(arena, p * 2);
     }
+}
+
+sp_status
+sp_pass_start(sp_pass *pass, int num_threads, sp_error *error)
+{
+    pass->team = sp_team_start(num_threads);
+    if (pass->team == NULL) {
+        return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", num_threads);
+    }
+    sp_team_lend(pass->team, pass->scratch, pass->scratch_floats);
+    return SP_OK;
 }
 
 /* Places of one layer's arrays, one after the other; `base` NULL: only the size is wanted. Only

@@ -35,6 +35,8 @@ typedef struct {
     float *few, *top;        /* [m, d] gathered rows; output of the last layer */
     float *attention;        /* [threads][attention_floats] */
     float *strands;
+    float *scratch;          /* [threads][scratch_floats] for the team; see sp_linear_scratch */
+    size_t scratch_floats;
     float *virtual_dh, *virtual_x, *virtual_dx; /* [p, d] */
     float *virtual_dq;       /* [p, q_width] */
     float *virtual_dk, *virtual_dv; /* [p, kv_width] */
@@ -98,6 +100,8 @@ typedef struct {
 } sp_activations;
 
 void sp_extent_add(sp_extent *extent, const sp_pack *pack);
+/* A team of threads that have their scratch memory; the pass is placed. */
+sp_status sp_pass_start(sp_pass *pass, int num_threads, sp_error *error);
 void sp_pass_place(sp_pass *pass, sp_arena *arena, const sp_extent *extent, int num_threads);
 void sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model,
                           const sp_pack *pack, sp_keep keep);

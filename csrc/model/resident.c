@@ -381,10 +381,7 @@ extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_o
             arena = (sp_arena){.base = context->workspace};
         }
     }
-    pass.team = sp_team_start(options->num_threads);
-    if (pass.team == NULL) {
-        return sp_fail(error, SP_NO_MEMORY, "no memory for %d threads", options->num_threads);
-    }
+    SP_TRY(sp_pass_start(&pass, options->num_threads, error));
     sp_status status = SP_OK;
     if (pack->encoder) {
         sp_activations_bind(&act, pack, model, context->segments);

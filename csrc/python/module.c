@@ -82,6 +82,41 @@ dequantize(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+stored_rows(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *matrix, *indices, *target;
+    sp_stored stored;
+    if (!PyArg_ParseTuple(args, "OOO:stored_rows", &matrix, &indices, &target)
+        || !sp_py_stored(matrix, "matrix", &stored)) {
+        return NULL;
+    }
+    PyArrayObject *rows = sp_py_array(indices, NPY_INT64, 1, "rows");
+    PyArrayObject *to = rows == NULL ? NULL : sp_py_output(target, NPY_FLOAT32, 2, "target");
+    if (to == NULL) {
+        return NULL;
+    }
+    if (PyArray_DIM(to, 0) != PyArray_DIM(rows, 0) || PyArray_DIM(to, 1) != stored.cols) {
+        PyErr_Format(PyExc_ValueError, "target: shape [%zd, %zd], expected [%zd, %lld]",
+                     (Py_ssize_t)PyArray_DIM(to, 0), (Py_ssize_t)PyArray_DIM(to, 1),
+                     (Py_ssize_t)PyArray_DIM(rows, 0), (long long)stored.cols);
+        return NULL;
+    }
+    sp_error error;
+    sp_status status;
+    const int64_t *ids = PyArray_DATA(rows);
+    float *numbers = PyArray_DATA(to);
+    int64_t count = PyArray_DIM(rows, 0);
+    Py_BEGIN_ALLOW_THREADS
+    status = sp_stored_rows(&stored, count, ids, numbers, &error);
+    Py_END_ALLOW_THREADS
+    if (status != SP_OK) {
+        return sp_py_raise(&error);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef functions[] = {
     {"initialize", initialize, METH_VARARGS,
      "initialize(cpu, /)\n--\n\nChooses the kernels (None: the best) and tests the BLAS library."},
@@ -92,6 +127,9 @@ static PyMethodDef functions[] = {
     {"dequantize", dequantize, METH_VARARGS,
      "dequantize(type, source, target, /)\n--\n\n"
      "Converts stored weights (uint8 [bytes]) of a named type into target, float32 [numbers]."},
+    {"stored_rows", stored_rows, METH_VARARGS,
+     "stored_rows(matrix, rows, target, /)\n--\n\n"
+     "Converts rows (int64 [n]) of a stored matrix (see Model) into target, float32 [n, cols]."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -32,12 +32,18 @@ PyArrayObject *sp_py_sized(PyObject *object, int type, int ndim, const char *nam
 /* A length as int32; -1 and OverflowError if it does not fit. */
 int32_t sp_py_length(PyArrayObject *array, int axis, const char *name);
 
+/* ---- stored matrices (py_model.c) ---- */
+
+/* Takes a tuple (type, uint8 [bytes], rows, cols, start, run, stride, transposed), which stays the
+ * owner of what `stored` points to. 0 and an exception if it is none. */
+int sp_py_stored(PyObject *value, const char *name, sp_stored *stored);
+
 /* ---- types ---- */
 
 typedef struct {
     PyObject_HEAD
     sp_model *model;   /* owned */
-    PyObject *weights; /* tuple of the arrays that the model borrows */
+    PyObject *weights; /* tuple of the arrays (and of tuples with one) that the model borrows */
 } sp_py_model;
 
 extern PyType_Spec sp_py_model_spec;

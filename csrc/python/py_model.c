@@ -165,12 +165,58 @@ take_spec(PyObject *dict, sp_spec *spec)
     return good;
 }
 
+int
+sp_py_stored(PyObject *value, const char *name, sp_stored *stored)
+{
+    PyObject *bytes;
+    long long rows, cols, start, run, stride;
+    if (!PyTuple_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%s: expected an array or a tuple, got %.100s", name,
+                     Py_TYPE(value)->tp_name);
+        return 0;
+    }
+    if (!PyArg_ParseTuple(value, "sOLLLLLp:stored weight", &stored->type, &bytes, &rows, &cols,
+                          &start, &run, &stride, &stored->transposed)) {
+        return 0;
+    }
+    PyArrayObject *array = sp_py_array(bytes, NPY_UINT8, 1, name);
+    if (array == NULL) {
+        return 0;
+    }
+    stored->bytes = PyArray_DATA(array);
+    stored->num_bytes = (size_t)PyArray_SIZE(array);
+    stored->rows = rows;
+    stored->cols = cols;
+    stored->start = start;
+    stored->run = run;
+    stored->stride = stride;
+    return 1;
+}
+
+static int
+take_stored(sp_model *model, const char *slot, PyObject *value)
+{
+    sp_stored stored;
+    sp_error error;
+    if (!sp_py_stored(value, slot, &stored)) {
+        return 0;
+    }
+    if (sp_model_set_stored(model, slot, &stored, &error) != SP_OK) {
+        sp_py_raise(&error);
+        return 0;
+    }
+    return 1;
+}
+
 static int
 take_weight(sp_model *model, PyObject *name, PyObject *value)
 {
     const char *slot = PyUnicode_AsUTF8(name);
     if (slot == NULL) {
         return 0;
+    }
+    if (PyTuple_Check(value)) {
+        return take_stored(model, slot, value);
     }
     int ndim = PyArray_Check(value) ? PyArray_NDIM((PyArrayObject *)value) : 2;
     PyArrayObject *array = sp_py_array(value, NPY_FLOAT32, ndim == 1 ? 1 : 2, slot);
@@ -255,7 +301,9 @@ model_dealloc(sp_py_model *self)
 
 static PyType_Slot model_slots[] = {
     {Py_tp_doc, "Model(spec, weights)\n--\n\n"
-                "A frozen model. `weights` maps slots to float32 arrays, which are borrowed."},
+                "A frozen model. `weights` maps slots to float32 arrays, or to stored matrices\n"
+                "(type, uint8 [bytes], rows, cols, start, run, stride, transposed); both are\n"
+                "borrowed."},
     {Py_tp_new, model_new},
     {Py_tp_traverse, model_traverse},
     {Py_tp_dealloc, model_dealloc},

@@ -427,15 +427,10 @@ class SoftPromptClassifier(ClassifierMixin, SoftPromptEstimator):
                 method=method,
             )
         else:
-<<<<<<< HEAD
             objective = LabelsObjective(
                 self.model_, *self._ranked(inputs, rows), **self._ranking(method)
             )
-        return objective, self._label_ids
-=======
-            objective = LabelsObjective(self.model_, *self._ranked(inputs, rows), **self._ranking())
         return objective, [self._encoder.words(text) for text in self._labels.texts]
->>>>>>> encdec
 
     def _make_validation(
         self, method: Method, inputs: list[list[int]], rows: LabelledRows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -94,12 +95,59 @@ def forget_pages(view: np.ndarray) -> None:
     view : numpy.ndarray
         A view of what `map_file` returned; of any other array nothing happens.
     """
-    root = view
-    while isinstance(root.base, np.ndarray):
-        root = root.base
-    mapping = root.base.obj if isinstance(root.base, memoryview) else root.base
-    if not isinstance(mapping, mmap.mmap) or not hasattr(mapping, "madvise"):
+    root, mapping = _mapping_of(view)
+    if mapping is None or not hasattr(mapping, "madvise"):
         return
     first = view.ctypes.data - root.ctypes.data
     aligned = first - first % mmap.PAGESIZE
     mapping.madvise(mmap.MADV_DONTNEED, aligned, first + view.nbytes - aligned)
+
+
+def mappings(views: Iterable[np.ndarray]) -> list[mmap.mmap]:
+    """List the mappings that arrays are views of.
+
+    Parameters
+    ----------
+    views : iterable of ndarray
+        Views of what `map_file` returned; other arrays are passed over.
+
+    Returns
+    -------
+    list of mmap.mmap
+        Each once.
+    """
+    found = (_mapping_of(view)[1] for view in views)
+    return list({id(mapping): mapping for mapping in found if mapping is not None}.values())
+
+
+def check_mappings(mapped: Iterable[mmap.mmap]) -> None:
+    """Refuse to read files that were truncated since they were mapped.
+
+    Reading what is missing would end the process. A file that is truncated between this look and
+    the reading still does; files are to be replaced by renaming another one over them.
+
+    Parameters
+    ----------
+    mapped : iterable of mmap.mmap
+
+    Raises
+    ------
+    OSError
+        A file is shorter than its mapping.
+    """
+    for mapping in mapped:
+        size = mapping.size()
+        if size < len(mapping):
+            raise OSError(
+                f"a file of weights was truncated while it was in use: {size} bytes are left of "
+                f"{len(mapping)}. Load the model again"
+            )
+
+
+def _mapping_of(view: np.ndarray) -> tuple[np.ndarray, mmap.mmap | None]:
+    """Return the whole of what `map_file` gave, and its mapping; None for any other array."""
+    root = view
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    mapping = root.base.obj if isinstance(root.base, memoryview) else root.base
+    return root, mapping if isinstance(mapping, mmap.mmap) else None

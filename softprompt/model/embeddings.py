@@ -14,7 +14,7 @@ class Embeddings:
 
     Parameters
     ----------
-    table : ndarray of float32, shape (vocab_size, hidden_size)
+    table : ndarray of float32, or StoredMatrix, shape (vocab_size, hidden_size)
     scale : float
         Factor that the model applies to a token's embedding before its first layer.
     """
@@ -41,7 +41,7 @@ class Embeddings:
         return rows * self._scale
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        table = self._table * self._scale
+        table = np.asarray(self._table) * self._scale
         return table if dtype is None else table.astype(dtype, copy=False)
 
     def __repr__(self) -> str:

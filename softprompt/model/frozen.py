@@ -30,7 +30,7 @@ class FrozenModel:
         self,
         *,
         core: Any,
-        weights: dict[str, np.ndarray],
+        weights: dict[str, Any],
         spec: Any,
         config: Any,
         tokenizer: Any,
@@ -48,8 +48,7 @@ class FrozenModel:
         prefix = "encoder." if spec.encoder_vocab_size else ""
         self.embeddings = Embeddings(weights[f"{prefix}embedding.weight"], spec.embedding_scale)
         self.num_threads = num_threads
-        weight_bytes = sum(array.nbytes for array in weights.values())
-        self._workers = Workers(core, weight_bytes, None)
+        self._workers = Workers(core, weights, None)
         self.memory_limit = memory_limit
         self.weights = weights
         self._share = True
@@ -79,9 +78,23 @@ class FrozenModel:
             if value < self._workers.weight_bytes:
                 raise ValueError(
                     f"memory_limit = {value} bytes: the weights alone take "
-                    f"{self._workers.weight_bytes}"
+                    f"{self._workers.weight_bytes}" + self._smaller_form()
                 )
         self._workers.memory_limit = value
+
+    def _smaller_form(self) -> str:
+        if self.origin.options.get("weights") != "float32":
+            return ""
+        return '. With weights="stored" they take what they take in their file'
+
+    @property
+    def weight_bytes(self) -> dict[str, int]:
+        """Bytes that the weights take, by the type in which they are held."""
+        held: dict[str, int] = {}
+        for weight in self.weights.values():
+            kind = getattr(weight, "stored_type", "F32")
+            held[kind] = held.get(kind, 0) + weight.nbytes
+        return held
 
     @property
     def fingerprint(self) -> str:

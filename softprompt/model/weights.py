@@ -10,7 +10,7 @@ from softprompt.families import View
 from softprompt.formats import StoredTensor, forget_pages
 from softprompt.model.threads import engine
 
-__all__ = ["materialise"]
+__all__ = ["ENGINE_TYPES", "PANEL", "check_finite", "materialise"]
 
 PANEL = 1 << 20
 """Numbers converted at a time where the slot is not laid out as the file (4 MiB of float32)."""
@@ -60,14 +60,14 @@ def materialise(stored: StoredTensor, view: View, shape: tuple[int, ...]) -> np.
         part = _rows_of(stored, view, shape[0])
         out = _borrowed(part, shape) if view.offset == 0 else None
         if out is not None:
-            _check_finite(stored, out)
+            _check_whole(stored, out)
             return out
         out = np.empty(shape, dtype=np.float32)
         _fill(part, out)
     if view.offset != 0:
         out += np.float32(view.offset)
     forget_pages(stored.data)  # the file would stay in memory beside its conversion
-    _check_finite(stored, out)
+    _check_whole(stored, out)
     out.flags.writeable = False
     return out
 
@@ -159,14 +159,38 @@ def _convert_with_gguf(
     out[...] = rows.reshape(-1)
 
 
-def _check_finite(stored: StoredTensor, array: np.ndarray) -> None:
+def _check_whole(stored: StoredTensor, array: np.ndarray) -> None:
     flat = array.reshape(-1)
     for first in range(0, flat.size, PANEL):
-        good = np.isfinite(flat[first : first + PANEL])
-        if not good.all():
-            place = first + int(np.argmin(good))
-            index = ", ".join(str(int(i)) for i in np.unravel_index(place, array.shape))
-            raise ValueError(
-                f"{stored.source}: tensor {stored.name!r} holds {flat[place]} (at [{index}] of the "
-                "weight), expected finite weights"
-            )
+        check_finite(stored, flat[first : first + PANEL], first, array.shape)
+
+
+def check_finite(
+    stored: StoredTensor, numbers: np.ndarray, first: int, shape: tuple[int, ...]
+) -> None:
+    """Refuse NaN and infinity.
+
+    Parameters
+    ----------
+    stored : StoredTensor
+        For the message.
+    numbers : ndarray
+        A part of a weight.
+    first : int
+        Place of its first number in the weight.
+    shape : tuple of int
+        Shape of the weight.
+
+    Raises
+    ------
+    ValueError
+        With the tensor's name and the place.
+    """
+    good = np.isfinite(numbers)
+    if not good.all():
+        bad = int(np.argmin(good))
+        index = ", ".join(str(int(i)) for i in np.unravel_index(first + bad, shape))
+        raise ValueError(
+            f"{stored.source}: tensor {stored.name!r} holds {numbers.reshape(-1)[bad]} (at "
+            f"[{index}] of the weight), expected finite weights"
+        )

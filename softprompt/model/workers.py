@@ -6,19 +6,24 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from softprompt.formats import check_mappings, mappings
+from softprompt.model.stored import StoredMatrix
 from softprompt.model.threads import engine
 
 __all__ = ["PACK_ROWS", "Worker", "Workers"]
 
 PACK_ROWS = 512
 """Rows computed together. More rows make matrix products a little faster and take more memory."""
+
+STORED_PACK_ROWS = 256
+"""The same where weights stay in their file, so that the workspace does not take what they save."""
 
 SMALLEST_PACK_ROWS = 16
 
@@ -39,19 +44,22 @@ class Workers:
     Parameters
     ----------
     core : softprompt._core.Model
-    weight_bytes : int
-        What the model's weights take of `memory_limit`.
+    weights : mapping of str to ndarray or StoredMatrix
+        The model's weights; what they take counts against `memory_limit`.
     memory_limit : int or None
         Bytes for weights and workspace together; None: no limit.
     """
 
     _all: ClassVar[weakref.WeakSet[Workers]] = weakref.WeakSet()
 
-    def __init__(self, core: Any, weight_bytes: int, memory_limit: int | None) -> None:
+    def __init__(self, core: Any, weights: Mapping[str, Any], memory_limit: int | None) -> None:
         self.core = core
-        self.weight_bytes = weight_bytes
+        self.weight_bytes = sum(weight.nbytes for weight in weights.values())
         self.memory_limit = memory_limit
-        self.pack_rows = PACK_ROWS
+        stored = [weight.data for weight in weights.values() if isinstance(weight, StoredMatrix)]
+        self.pack_rows = STORED_PACK_ROWS if stored else PACK_ROWS
+        borrowed = [weight for weight in weights.values() if isinstance(weight, np.ndarray)]
+        self._mappings = mappings([*stored, *borrowed])
         self._reset()
         Workers._all.add(self)
 
@@ -61,7 +69,14 @@ class Workers:
 
     @contextmanager
     def lend(self) -> Iterator[Worker]:
-        """Lend a worker; it comes back even if the call fails."""
+        """Lend a worker; it comes back even if the call fails.
+
+        Raises
+        ------
+        OSError
+            A file of the weights was truncated.
+        """
+        check_mappings(self._mappings)
         with self._lock:
             worker = self._free.pop() if self._free else None
         if worker is None:

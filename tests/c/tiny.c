@@ -286,6 +286,63 @@ tiny_close(tiny_model *tiny)
     free(tiny->weights);
 }
 
+typedef struct {
+    tiny_stored *both;
+    size_t used;
+} storing;
+
+static sp_status
+store_slot(void *data, const char *slot, int32_t rows, int32_t cols, float mean, float deviation,
+           sp_error *error)
+{
+    (void)mean, (void)deviation;
+    storing *store = data;
+    tiny_stored *both = store->both;
+    size_t count = (size_t)rows * (size_t)cols;
+    float *weights = both->weights + store->used;
+    uint8_t *bytes = both->bytes + 1 + 2 * store->used;
+    store->used += count;
+    for (size_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &weights[i], sizeof bits);
+        bits &= 0xffff0000u;
+        memcpy(&weights[i], &bits, sizeof bits);
+        bytes[2 * i] = (uint8_t)(bits >> 16);
+        bytes[2 * i + 1] = (uint8_t)(bits >> 24);
+    }
+    sp_status status = sp_model_set_weight(both->plain, slot, weights, rows, cols, error);
+    const sp_stored stored = {.type = "BF16", .bytes = bytes, .num_bytes = 2 * count,
+                              .rows = rows, .cols = cols, .run = rows, .stride = rows};
+    if (status == SP_OK && sp_model_set_stored(both->stored, slot, &stored, error) != SP_OK) {
+        status = sp_model_set_weight(both->stored, slot, weights, rows, cols, error); /* a vector */
+    }
+    return status;
+}
+
+void
+tiny_stored_open(tiny_stored *stored, const tiny_model *model)
+{
+    *stored = (tiny_stored){.weights = malloc(model->num_weights * sizeof(float)),
+                            .bytes = malloc(model->num_weights * 2 + 1)};
+    CHECK(stored->weights != NULL && stored->bytes != NULL);
+    memcpy(stored->weights, model->weights, model->num_weights * sizeof(float));
+    CHECK_OK(sp_model_create(&model->spec, &stored->plain, error));
+    CHECK_OK(sp_model_create(&model->spec, &stored->stored, error));
+    storing store = {.both = stored};
+    CHECK_OK(each_slot(&model->spec, store_slot, &store, error));
+    CHECK_OK(sp_model_check(stored->plain, error));
+    CHECK_OK(sp_model_check(stored->stored, error));
+}
+
+void
+tiny_stored_close(tiny_stored *stored)
+{
+    sp_model_destroy(stored->plain);
+    sp_model_destroy(stored->stored);
+    free(stored->weights);
+    free(stored->bytes);
+}
+
 /* ---- forests ---- */
 
 void

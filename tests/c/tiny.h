@@ -51,6 +51,17 @@ sp_status tiny_bind(tiny_model *tiny, sp_error *error);
 void tiny_open(tiny_model *tiny, tiny_kind kind);
 void tiny_close(tiny_model *tiny);
 
+/* The same model twice, with weights that bfloat16 holds: in float32, and with all matrices as
+ * stored bfloat16 at odd addresses. */
+typedef struct {
+    sp_model *plain, *stored;
+    float *weights; /* owned */
+    uint8_t *bytes; /* owned */
+} tiny_stored;
+
+void tiny_stored_open(tiny_stored *stored, const tiny_model *model);
+void tiny_stored_close(tiny_stored *stored);
+
 /* ---- random numbers: the same on every machine ---- */
 
 typedef struct {

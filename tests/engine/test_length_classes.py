@@ -129,9 +129,5 @@ def test_frequencies_that_cannot_be(tmp_path, frequencies, of, error, message):
     arrays = (forest.parents, forest.starts, forest.symbols, frequencies, np.array(of, np.int32))
     with pytest.raises(error, match=message):
         context.logits(arrays, None, None, np.array([1], np.int32), 1, 64)
-<<<<<<< HEAD
     with pytest.raises(TypeError, match="memories"):
-=======
-    with pytest.raises(TypeError, match="3 or 5 arrays"):
->>>>>>> prefixmethod
         context.logits(arrays[:4], None, None, np.array([1], np.int32), 1, 64)

@@ -6,22 +6,25 @@ for. NaNs (from a scale that is NaN or infinite) are compared as NaNs: their pay
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
 from softprompt import _core
 
 gguf = pytest.importorskip("gguf")
+from stored_blocks import BLOCK_TYPES, SCALES, random_blocks  # noqa: E402
 
-BLOCK_TYPES = [
-    "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL",
-    "IQ4_XS",
-]  # fmt: skip
-# byte offsets of the half-precision scales of a block
-SCALES = {
-    "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
-    "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
-}  # fmt: skip
+PATHS = [name for name in ("generic", "avx2", "avx512") if _core.cpu_supported(name)]
+
+
+@pytest.fixture(autouse=True, params=PATHS)
+def path(request):
+    """Every kind of conversions that this CPU has."""
+    _core.initialize(request.param)
+    yield request.param
+    _core.initialize(os.environ.get("SOFTPROMPT_CPU") or None)
 
 
 def sizes(name: str) -> tuple[int, int]:
@@ -51,20 +54,11 @@ def assert_same_bits(a: np.ndarray, b: np.ndarray) -> None:
     np.testing.assert_array_equal(a.view(np.uint32)[~nan], b.view(np.uint32)[~nan])
 
 
-def random_blocks(name: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    raw = rng.integers(0, 256, (count, sizes(name)[1]), dtype=np.uint8)
-    for offset in SCALES[name]:
-        # a model's scales are small; arbitrary bytes are tried in their own test
-        scale = rng.normal(0, 0.02, count).astype(np.float16)
-        raw[:, offset : offset + 2] = scale.view(np.uint8).reshape(count, 2)
-    return raw.reshape(-1)
-
-
 # 1: less than a task; 1024: one task exactly; 5001: several tasks and a rest
 @pytest.mark.parametrize("count", [1, 3, 1024, 5001])
 @pytest.mark.parametrize("name", BLOCK_TYPES)
 def test_block_types_equal_gguf(name: str, count: int) -> None:
-    raw = random_blocks(name, count, np.random.default_rng(count))
+    raw = random_blocks(name, count, np.random.default_rng(count)).reshape(-1)
     assert_same_bits(engine(name, raw), oracle(name, raw))
 
 

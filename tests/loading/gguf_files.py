@@ -8,7 +8,7 @@ error in `softprompt.families` cannot hide in both places.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,7 @@ def write_gguf(
     metadata: Mapping[str, object] | None = None,
     without: tuple[str, ...] = (),
     extra: Mapping[str, np.ndarray] | None = None,
+    packed: Callable[[str, tuple[int, ...]], tuple[np.ndarray, str] | None] | None = None,
 ) -> Path:
     """Write the model of `folder` as a GGUF file.
 
@@ -60,6 +61,9 @@ def write_gguf(
         Names of tensors (as in the GGUF) to leave out.
     extra : mapping, optional
         Tensors to add or replace.
+    packed : callable, optional
+        Name and shape of a matrix to its bytes, uint8 [rows, bytes of a row], and their type; None
+        for the matrix itself as `kind`.
     """
     import gguf
 
@@ -83,12 +87,16 @@ def write_gguf(
         elif value is not None:
             writer.add_array(key, value)
     for name, array in named.items():
+        given = packed(name, array.shape) if packed and array.ndim > 1 else None
+        if given is not None:
+            writer.add_tensor(name, given[0], raw_dtype=gguf.GGMLQuantizationType[given[1]])
+            continue
         stored = gguf.GGMLQuantizationType[kind if array.ndim > 1 else "F32"]
         if stored == gguf.GGMLQuantizationType.F32:
             writer.add_tensor(name, np.ascontiguousarray(array))
         else:
-            packed = gguf.quants.quantize(np.ascontiguousarray(array), stored)
-            writer.add_tensor(name, packed, raw_dtype=stored)
+            data = gguf.quants.quantize(np.ascontiguousarray(array), stored)
+            writer.add_tensor(name, data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

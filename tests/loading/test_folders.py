@@ -271,7 +271,7 @@ class TestFoldersWithoutAModel:
 
 
 def test_weights_option(llama):
-    with pytest.raises(ValueError, match="weights is 'int3', expected one of float32"):
+    with pytest.raises(ValueError, match="weights is 'int3', expected one of stored, float32"):
         softprompt.load_model(llama, weights="int3")
 
 
