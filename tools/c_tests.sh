@@ -22,19 +22,9 @@ for mode in "${@:-all}"; do
     esac
 done
 
-if [ "${SOFTPROMPT_BLAS:-}" = system ]; then
-    read -ra blas < <(pkg-config --cflags --libs openblas)
-else
-    # find_spec, not import: the package loads its library into the process when imported
-    libs=$("$python" -c 'import importlib.util, pathlib
-spec = importlib.util.find_spec("scipy_openblas32")
-print(pathlib.Path(spec.origin).parent / "lib" if spec else "")')
-    [ -e "$libs/libscipy_openblas.so" ] || {
-        echo "c_tests.sh: the package scipy-openblas32 is not installed for $python" >&2
-        exit 1
-    }
-    blas=(-DSP_BLAS_PREFIX=scipy_ -L"$libs" -lscipy_openblas "-Wl,-rpath,$libs")
-fi
+# shellcheck source=tools/c_build.sh
+. "$root/tools/c_build.sh"
+find_blas
 
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
@@ -71,22 +61,23 @@ int main(void) { lost = malloc(1); lost = NULL; return 0; }' >"$build/leak.c"
 passed=0 failed=0
 for mode in $(printf '%s\n' "${modes[@]}" | awk '!seen[$0]++'); do
     read -ra sanitize < <(flags_of "$mode")
-    common=(-std=c11 -g -fno-omit-frame-pointer -fopenmp-simd -ffp-contract=off -fno-math-errno
-        -pthread -Wall -Wextra -Werror -I"$root/csrc" "${sanitize[@]}")
+    common=("${compile[@]}" "${sanitize[@]}")
     [ "$mode" != address ] || check_leak_sanitizer
     mkdir "$build/$mode"
-    # two compilers at a time
     printf '%s\0' "$root"/csrc/{base,kernels,model}/*.c "$root"/tests/c/*.c |
-        xargs -0 -P 2 -I{} sh -c 'src=$1 out=$2 && shift 2 &&
-            exec "$@" -c "$src" -o "$out/$(basename "$(dirname "$src")")-$(basename "$src" .c).o"' \
-            sh {} "$build/$mode" "$cc" "${common[@]}" "${blas[@]}"
-    for test in "$root"/tests/c/test_*.c; do
+        compile_into "$build/$mode" "${common[@]}"
+    engine=("$build/$mode"/{base,kernels,model}-*.o "$build/$mode/c-tiny.o")
+    for test in "$root"/tests/c/test_*.c "$root"/tests/c/corpus/fuzz_*.hex; do
         name=$(basename "$test" .c)
         program=$build/$mode/$name
-        "$cc" "${common[@]}" "$build/$mode"/{base,kernels,model}-*.o "$build/$mode/c-tiny.o" \
-            "$build/$mode/c-$name.o" "${blas[@]}" -lm -o "$program"
+        objects=("$build/$mode/c-$name.o") inputs=()
+        if [ "${test##*.}" = hex ]; then # inputs of a fuzz target, kept from tools/c_fuzz.sh
+            target=$(basename "${test%.hex}" -found)
+            objects=("$build/$mode"/c-{fuzz,fuzz_main,"$target"}.o) inputs=("$test")
+        fi
+        "$cc" "${common[@]}" "${engine[@]}" "${objects[@]}" "${blas_link[@]}" -lm -o "$program"
         start=$SECONDS
-        if "$program"; then
+        if "$program" "${inputs[@]}"; then
             echo "ok      $mode $name ($((SECONDS - start)) s)"
             passed=$((passed + 1))
         else

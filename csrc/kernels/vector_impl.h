@@ -9,7 +9,8 @@
 #include "kernels.h"
 
 /* e^x to about 2 units in the last place: x = k ln 2 + r, a polynomial for e^r (coefficients of
- * Cephes expf, S. Moshier), and k put into the exponent. Below -87 it is e^-87, about 1e-38. */
+ * Cephes expf, S. Moshier), and k put into the exponent. Below -87 it is e^-87, about 1e-38. Of no
+ * number it is none: what then stands in the exponent does not matter, and may not overflow. */
 static inline float
 exp_(float x)
 {
@@ -29,9 +30,9 @@ exp_(float x)
     p = p * r * r + r + 1.0f;
     union {
         float f;
-        int32_t i;
+        uint32_t bits;
     } scale = {.f = shifted};
-    scale.i = (scale.i - 0x4b400000 + 127) << 23;
+    scale.bits = (scale.bits - 0x4b400000u + 127u) << 23;
     return p * scale.f;
 }
 
