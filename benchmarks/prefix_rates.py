@@ -4,8 +4,8 @@ Trains a prompt and prefixes of 20 virtual tokens on SST-2 for a few steps of 16
 in every arm: AdamW, falling linearly, gradients clipped at 1, from the class labels. An arm is
 ``prompt:0.075`` (a share of the embeddings' RMS), ``prefix:0.01`` (a share of the RMS of all keys
 and values of the start) or ``relative:0.02`` (every layer's keys and values move by this share of
-their own RMS). What counts is the loss on 200 rows cut from the training split. Every run is one JSON
-line.
+their own RMS). What counts is the loss on 200 rows cut from the training split. Every run is one
+JSON line.
 
     OMP_NUM_THREADS=1 python benchmarks/prefix_rates.py prompt:0.075 prefix:0.01 prefix:0.03
 """
