@@ -49,18 +49,26 @@ def prefix_card(prefix: Prefix) -> bytes:
     bytes
         UTF-8.
     """
-    name = (prefix.base_model or {}).get("name_or_path")
+    base_model, task = prefix.base_model or {}, prefix.task or {}
     lines = ["---", "library_name: peft", "tags: [softprompt, prefix-tuning]", "---", _MARK, ""]
-    lines += ["# Prefix", "", f"- virtual tokens: {prefix.num_virtual_tokens}"]
-    lines += [f"- layers: {prefix.num_layers}"]
-    if isinstance(name, str):
-        lines += [f"- base model: {_code(name)}"]
+    lines += ["# Prefix", ""]
+    facts = {
+        "virtual tokens": prefix.num_virtual_tokens,
+        "layers": prefix.num_layers,
+        "base model": base_model.get("name_or_path"),
+        "task": task.get("kind"),
+        "template": task.get("template"),
+    }
+    lines += _listed(facts)
     lines += [
         "",
-        "Keys and values that a soft prompt leaves in every layer of this one model, for systems",
-        "that know no soft prompts.",
+        "Keys and values that stand before a text in every layer of this one model, trained or",
+        "left there by a soft prompt. `softprompt.json` has the labels and the training record.",
         "",
-        'PEFT loads it: `PeftModel.from_pretrained(base_model, "this folder")`.',
+        "    import softprompt",
+        '    prefix = softprompt.Prefix.load("this folder")',
+        "",
+        'PEFT loads it too: `PeftModel.from_pretrained(base_model, "this folder")`.',
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
 
@@ -90,11 +98,7 @@ def model_card(prompt: SoftPrompt) -> bytes:
         "task": task.get("kind"),
         "template": task.get("template"),
     }
-    lines += [
-        f"- {key}: {value if isinstance(value, int) else _code(value)}"
-        for key, value in facts.items()
-        if isinstance(value, int | str)
-    ]
+    lines += _listed(facts)
     lines += [
         "",
         "`softprompt.json` has the labels and the training record.",
@@ -111,6 +115,15 @@ def model_card(prompt: SoftPrompt) -> bytes:
             "beginning-of-text token, so PEFT gives other results with it.",
         ]
     return ("\n".join(lines) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _listed(facts: dict[str, object]) -> list[str]:
+    """List numbers and texts; what is missing is left out."""
+    return [
+        f"- {key}: {value if isinstance(value, int) else _code(value)}"
+        for key, value in facts.items()
+        if isinstance(value, int | str)
+    ]
 
 
 def _code(text: str) -> str:

@@ -1,4 +1,6 @@
-"""README.md's Python runs as it stands, with fewer steps; its shell lines have known options."""
+"""The Python of README.md and of docs/prefix-tuning.md runs as it stands, with fewer steps; the
+README's shell lines have known options.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ import softprompt
 from softprompt.cli.app import app
 
 README = Path(__file__).parents[2] / "README.md"
+PREFIX_TUNING = README.parent / "docs" / "prefix-tuning.md"
 REVIEWS = ["a moving and funny film", "dull , slow and far too long"] * 8
 
 
-def python_blocks() -> list[str]:
-    text = README.read_text(encoding="utf-8")
+def python_blocks(page: Path = README) -> list[str]:
+    text = page.read_text(encoding="utf-8")
     return re.findall(r"^```python[ \t]*\n(.*?)^```[ \t]*$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -37,6 +40,11 @@ def test_python_blocks_run(smollm2_path, tmp_path, monkeypatch, capsys):
         exec(compile(block, f"{README.name}, Python block {number}", "exec"), names)
     assert names["grad"].shape == names["prompt"].embeddings.shape
     assert "Nearest tokens" in capsys.readouterr().out
+    # The page goes on with the README's names.
+    for number, block in enumerate(python_blocks(PREFIX_TUNING), start=1):
+        exec(compile(block, f"{PREFIX_TUNING.name}, Python block {number}", "exec"), names)
+    assert isinstance(names["clf"].prompt_, softprompt.Prefix)
+    assert names["moved"] != names["prefix"]
 
 
 def shell_commands() -> list[str]:
