@@ -205,9 +205,8 @@ class Spec:
         known = {
             "": True,
             "untied": not self.tied,
-            "learned": self.positions == "learned" and (
-                self.sinusoid is None or self.stored_positions
-            ),
+            "learned": self.positions == "learned"
+            and (self.sinusoid is None or self.stored_positions),
             "own_embedding": self.encoder_vocab_size > 0,
             "relative": self.relative is not None,
             "norm_before": before and self.norm_weights,

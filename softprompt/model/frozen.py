@@ -215,9 +215,7 @@ class FrozenModel:
         start = self.config.decoder_start_token_id
         return target[-1:] if start is None else np.array([start], np.int32)
 
-    def _packed(
-        self, texts: list[TextRows], places: list[np.ndarray]
-    ) -> tuple[Forest, np.ndarray]:
+    def _packed(self, texts: list[TextRows], places: list[np.ndarray]) -> tuple[Forest, np.ndarray]:
         """Forest of texts that lack their last target, and its rows at their places, one text after
         the other.
         """

@@ -34,7 +34,8 @@ def compute_prefix(model: FrozenModel, prompt: object) -> Prefix:
         raise TypeError("prompt: expected an array or a SoftPrompt, got None")
     if model.spec.num_encoder_layers:
         raise ValueError(
-            "a prompt leaves no keys and values of its own in an encoder: its rows read the text, too"
+            "a prompt leaves no keys and values of its own in an encoder: its rows read the text "
+            "as well"
         )
     bos = model.config.bos_token_id
     table = PromptTable([prompt], hidden_size=model.spec.hidden_size, bos_token_id=bos)

@@ -50,9 +50,7 @@ def case(request, shared_dir):
 def test_logits_loss_and_gradient(case, with_prompt):
     folder, model, batch, prompt = case
     given = prompt if with_prompt else None
-    exact, single = (
-        pairs_oracle.ask(folder, batch, given, exact=exact) for exact in (True, False)
-    )
+    exact, single = (pairs_oracle.ask(folder, batch, given, exact=exact) for exact in (True, False))
     for ours, theirs, rough in zip(
         model.logits(batch, given), exact.logits, single.logits, strict=True
     ):

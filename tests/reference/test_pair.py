@@ -47,9 +47,7 @@ def test_ranking_gradient_is_the_difference_quotient(data):
     _, grad = twin.ranking_loss_and_grad(prompt, inputs, choices, targets)
     assert_close(
         grad,
-        differences(
-            lambda p: twin.ranking_loss_and_grad(p, inputs, choices, targets)[0], prompt
-        ),
+        differences(lambda p: twin.ranking_loss_and_grad(p, inputs, choices, targets)[0], prompt),
     )
 
 
