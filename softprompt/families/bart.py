@@ -195,7 +195,9 @@ def _aliases(spec: Spec) -> dict[str, str]:
     return {f"{stack}.embed_tokens.weight": "shared.weight" for stack in ("encoder", "decoder")}
 
 
-def _family(*model_types: str, optional: Mapping[str, str], ignored: tuple[str, ...] = ()) -> Family:
+def _family(
+    *model_types: str, optional: Mapping[str, str], ignored: tuple[str, ...] = ()
+) -> Family:
     return Family(
         model_types=model_types,
         slots=SLOTS,
@@ -212,6 +214,4 @@ BART = _family("bart", "mbart", optional=_NO_BIAS)
 MARIAN = _family(
     "marian", optional=_NO_BIAS | {"decoder.embed_positions.weight": "stored_positions"}
 )
-M2M100 = _family(
-    "m2m_100", optional={}, ignored=(r"(encoder|decoder)\.embed_positions\.weights",)
-)
+M2M100 = _family("m2m_100", optional={}, ignored=(r"(encoder|decoder)\.embed_positions\.weights",))

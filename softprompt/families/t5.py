@@ -163,7 +163,9 @@ FAMILY = Family(
     model_types=tuple(DEFAULTS),
     slots=SLOTS,
     read_config=read_config,
-    hf_aliases={f"{stack}.embed_tokens.weight": "shared.weight" for stack in ("encoder", "decoder")},
+    hf_aliases=dict.fromkeys(
+        ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"), "shared.weight"
+    ),
     # Of models that were made before attention to the encoder lost its (unused) biases.
     hf_ignored=(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",),
 )

@@ -38,7 +38,8 @@ def compute_prefix(model: FrozenModel, prompt: object) -> Prefix:
         )
     if model.spec.num_encoder_layers:
         raise ValueError(
-            "a prompt has no keys and values of its own in an encoder: its rows read the text, too"
+            "a prompt leaves no keys and values of its own in an encoder: its rows read the text "
+            "as well"
         )
     bos = model.config.bos_token_id
     table = PromptTable([prompt], spec=model.spec, bos_token_id=bos)

@@ -1,5 +1,5 @@
-"""Make the golden files of the families with an encoder: ``python tests/golden/make_pair_golden.py``,
-with torch, transformers 5 and peft 0.21.
+"""Make the golden files of the families with an encoder: ``python
+tests/golden/make_pair_golden.py``, with torch, transformers 5 and peft 0.21.
 
 One file for each ``model_type``, with all its configurations of `pairs`: names and shapes of the
 tensors, the hash of the weights, and by transformers and PEFT in float64 (see

@@ -69,7 +69,9 @@ def scales_in_encoder(model: torch.nn.Module) -> bool:
     return config.model_type == "marian" and config.scale_embedding
 
 
-def run(model: torch.nn.Module, input_ids: Sequence[int], decoder_ids: Sequence[int]) -> torch.Tensor:
+def run(
+    model: torch.nn.Module, input_ids: Sequence[int], decoder_ids: Sequence[int]
+) -> torch.Tensor:
     """Logits `[len(decoder_ids), V]` of a model, under PEFT or not."""
     ids = torch.tensor([list(input_ids)], dtype=torch.int64)
     given = {"decoder_input_ids": torch.tensor([list(decoder_ids)]), "use_cache": False}
