@@ -21,4 +21,5 @@ EVAL_EVERY = 50
 LEARNING_RATE_OF_RMS = {"adamw": 0.075, "adafactor": 0.075}
 
 #: The same for ``method="prefix"``, of the RMS of the keys and values that training starts from.
-PREFIX_LEARNING_RATE_OF_RMS = {"adamw": 0.02, "adafactor": 0.02}
+#: Measured for AdamW (docs/performance.md); Adafactor has the same share.
+PREFIX_LEARNING_RATE_OF_RMS = {"adamw": 0.01, "adafactor": 0.01}
