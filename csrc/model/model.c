@@ -58,8 +58,9 @@ check_spec(const sp_spec *s, sp_error *error)
     SP_TRY(in_range("num_encoder_layers", s->num_encoder_layers, 0, MAX_LAYERS, error));
     SP_TRY(in_range("encoder_vocab_size", s->encoder_vocab_size, 0,
                     sp_has_encoder(s) ? MAX_VOCAB : 0, error));
-    SP_TRY(in_range("relative_reach", s->relative_reach,
-                    s->positions == SP_POSITIONS_RELATIVE ? 1 : 0, MAX_WIDTH, error));
+    int relative = s->positions == SP_POSITIONS_RELATIVE;
+    SP_TRY(in_range("relative_reach", s->relative_reach, relative ? 1 : 0, relative ? MAX_WIDTH : 0,
+                    error));
     if (sp_has_encoder(s)
         && (s->positions == SP_POSITIONS_ROTARY || s->positions == SP_POSITIONS_ALIBI
             || s->parallel_residual || s->windows != NULL || s->qkv_clip != 0.0f
@@ -321,25 +322,28 @@ find_slot(sp_model *model, const char *name, slot *out)
     const struct {
         const char *name;
         slot slot;
-        int once; /* the encoder has none of its own */
+        int absent;
     } others[] = {
         {"embedding.weight", {NULL, &stack->embedding, stack->vocab_size, spec->hidden_size},
          of_encoder && spec->encoder_vocab_size == 0},
         {"position.weight", {NULL, &stack->position, spec->max_positions, spec->hidden_size}, 0},
         {"relative.bias",
-         {&stack->relative, NULL, spec->num_heads, 2 * (int64_t)spec->relative_reach + 1}, 0},
+         {&stack->relative, NULL, spec->num_heads, 2 * (int64_t)spec->relative_reach + 1},
+         spec->positions != SP_POSITIONS_RELATIVE},
         {"embedding_norm.weight", {&stack->embedding_norm.weight, NULL, 1, spec->hidden_size}, 0},
         {"embedding_norm.bias", {&stack->embedding_norm.bias, NULL, 1, spec->hidden_size}, 0},
         {"final_norm.weight", {&stack->final_norm.weight, NULL, 1, spec->hidden_size}, 0},
         {"final_norm.bias", {&stack->final_norm.bias, NULL, 1, spec->hidden_size}, 0},
-        {"rope.inv_freq", {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2}, 1},
-        {"rope.scale", {&model->rope_scale, NULL, 1, spec->num_ropes}, 1},
-        {"alibi.bias", {&model->alibi, NULL, spec->num_heads, spec->max_positions}, 1},
-        {"head.weight", {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size}, 1},
-        {"head.bias", {&model->head.bias, NULL, 1, spec->vocab_size}, 1},
+        {"rope.inv_freq", {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2},
+         of_encoder},
+        {"rope.scale", {&model->rope_scale, NULL, 1, spec->num_ropes}, of_encoder},
+        {"alibi.bias", {&model->alibi, NULL, spec->num_heads, spec->max_positions}, of_encoder},
+        {"head.weight", {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size},
+         of_encoder},
+        {"head.bias", {&model->head.bias, NULL, 1, spec->vocab_size}, of_encoder},
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        if (strcmp(name, others[i].name) == 0 && !(of_encoder && others[i].once)) {
+        if (strcmp(name, others[i].name) == 0 && !others[i].absent) {
             *out = others[i].slot;
             return 1;
         }

@@ -20,6 +20,9 @@ from softprompt.families.relative import Relative
 from softprompt.families.rope import Rope
 from softprompt.families.sinusoid import Sinusoid
 
+MAX_COMPUTED = 2**28
+"""Numbers of a table that no file holds: a configuration of some bytes may not ask for more."""
+
 ENGINE_FIELDS = (
     "vocab_size",
     "hidden_size",
@@ -265,6 +268,16 @@ def check_spec(spec: Spec, where: str) -> Spec:
             f"{where}: a context of {spec.max_positions}, expected at most "
             f"{alibi.MAX_POSITIONS} with ALiBi positions"
         )
+    tables = {
+        "positions": 0 if spec.sinusoid is None else spec.max_positions * spec.hidden_size,
+        "biases by distance": spec.num_heads * spec.relative_reach,
+    }
+    for what, numbers in tables.items():
+        if numbers > MAX_COMPUTED:
+            raise ValueError(
+                f"{where}: {numbers} numbers of {what} would be computed, expected at most "
+                f"{MAX_COMPUTED}"
+            )
     for axis, what in (("q", "query"), ("kv", "key/value")):
         if spec.size(axis) > 2**31 - 1:
             raise ValueError(f"{where}: {spec.size(axis)} {what} channels are too many")

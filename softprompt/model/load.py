@@ -219,9 +219,8 @@ def _own_tokenizer(source: Source) -> Any:
     if source.kind == "gguf":
         return gguf_tokenizer(source.config, str(source.path))
     folder = source.path if source.path.is_dir() else source.path.parent
-    return load_folder_tokenizer(
-        folder, vocab_size=source.spec.vocab_size, family=source.spec.family
-    )
+    rows = max(source.spec.vocab_size, source.spec.encoder_vocab_size)
+    return load_folder_tokenizer(folder, vocab_size=rows, family=source.spec.family)
 
 
 def _config(source: Source, name_or_path: str, adds: tuple[bool, bool]) -> ModelConfig:

@@ -314,3 +314,52 @@ def test_resident_segments_that_cannot_be(context):
     context.segment_release(text)
     context.segment_release(memory)
     context.segment_release(other)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positions": "rotary", "rotary_dim": 2}, "an encoder goes with no rotary positions"),
+        ({"positions": "alibi"}, "an encoder goes with no rotary positions, ALiBi"),
+        ({"parallel_residual": True}, "parallel residual"),
+        ({"qkv_clip": 1.0}, "clamp"),
+        ({"qk_norm": "head"}, "norm of queries and keys"),
+        ({"windows": (3, 3)}, "window"),
+        ({"num_encoder_layers": -1}, "num_encoder_layers = -1"),
+        ({"num_encoder_layers": 5000}, "num_encoder_layers = 5000"),
+        ({"num_encoder_layers": 0, "encoder_vocab_size": 9}, "encoder_vocab_size = 9"),
+        ({"relative_reach": 3}, "relative_reach = 3: expected a number from 0 to 0"),
+        ({"positions": "relative"}, "relative_reach = 0: expected a number from 1"),
+    ],
+)
+def test_specs_that_cannot_be(change, message):
+    twin = small_twin()
+    twin.spec |= change
+    with pytest.raises(ValueError, match=message):
+        engine_model(twin)
+
+
+@pytest.mark.parametrize(
+    "slot",
+    [
+        "encoder.layers.0.q.weight",
+        "layers.1.cross_k.weight",
+        "layers.0.cross_norm.weight",
+        "encoder.final_norm.weight",
+    ],
+)
+def test_weights_that_are_missing(slot):
+    twin = small_twin()
+    del twin.weights[slot]
+    with pytest.raises(ValueError, match=f"weight {slot} is missing".replace(".", r"\.")):
+        engine_model(twin)
+
+
+@pytest.mark.parametrize(
+    "slot", ["encoder.head.weight", "encoder.layers.0.cross_q.weight", "encoder.layers.1.q.weight"]
+)
+def test_weights_that_have_no_place(slot):
+    twin = small_twin()
+    twin.weights[slot] = np.zeros((6, 4), np.float32)
+    with pytest.raises(ValueError, match="has no such slot"):
+        engine_model(twin)
