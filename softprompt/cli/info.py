@@ -69,6 +69,7 @@ def _about_model(name: str) -> dict[str, Any]:
     return {
         **{key: getattr(config, key) for key in names},
         "eos_token_ids": list(config.eos_token_ids),
+        "weight_bytes": model.weight_bytes,
         "tokenizer": model.tokenizer is not None,
         "fingerprint": model.fingerprint,
     }
