@@ -14,14 +14,17 @@ from softprompt.cli.options import (
     Chat,
     Data,
     Debug,
+    Form,
     Json,
     LabelField,
     LabelTexts,
+    MemoryLimit,
     ModelName,
     PromptFolder,
     TargetField,
     TemplateText,
     Threads,
+    Weights,
 )
 from softprompt.cli.rows import column, read_rows, write_json_lines
 from softprompt.cli.running import report, say
@@ -52,6 +55,8 @@ def evaluate(
     chat: Chat = False,
     seed: Seed = 0,
     threads: Threads = None,
+    weights: Weights = Form.stored,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -59,7 +64,8 @@ def evaluate(
     rows = read_rows(data)
     estimator = _estimator(
         rows, prompt, model, template, labels, label_field, target_field, examples, examples_from,
-        chat, seed, threads, data=data, labelled=True,
+        chat, seed, threads, data=data, labelled=True, weights=weights.value,
+        memory_limit=memory_limit,
     )  # fmt: skip
     is_classifier = hasattr(estimator, "classes_")
     field = label_field if is_classifier else (target_field or "target")
@@ -96,6 +102,8 @@ def predict(
     seed: Seed = 0,
     output: Output = None,
     threads: Threads = None,
+    weights: Weights = Form.stored,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -103,7 +111,8 @@ def predict(
     rows = read_rows(data)
     estimator = _estimator(
         rows, prompt, model, template, labels, label_field, target_field, examples, examples_from,
-        chat, seed, threads, data=data, labelled=False,
+        chat, seed, threads, data=data, labelled=False, weights=weights.value,
+        memory_limit=memory_limit,
     )  # fmt: skip
     say(f"predicting {len(rows)} rows ...")
     if hasattr(estimator, "classes_"):
@@ -164,6 +173,7 @@ def _estimator(
     *,
     data: Path,
     labelled: bool,
+    **options: Any,
 ) -> Any:
     """Return a fitted estimator: of a saved prompt, or of the hand-written one."""
     from softprompt.estimators import SoftPromptClassifier, SoftPromptGenerator
@@ -176,7 +186,7 @@ def _estimator(
         soft_prompt = load_prompt(folder)
         kind = (soft_prompt.task or {}).get("kind")
         cls = SoftPromptGenerator if kind == "text-to-text" else SoftPromptClassifier
-        return cls.from_prompt(soft_prompt, model_for(model, [soft_prompt], threads))
+        return cls.from_prompt(soft_prompt, model_for(model, [soft_prompt], threads, **options))
     if template is None:
         raise typer.BadParameter("needed without --prompt", param_hint="--template")
     if (examples > 0) != (examples_from is not None):
@@ -197,7 +207,7 @@ def _estimator(
         raise typer.BadParameter("needed without --prompt", param_hint="--labels")
     else:
         y = [next(iter(names))] * len(rows)
-    language_model = model_for(model, [], threads)
+    language_model = model_for(model, [], threads, **options)
     if target_field:
         return SoftPromptGenerator(language_model, **parameters).fit(known, y)
     classifier = SoftPromptClassifier(language_model, labels=labels_for(names, y), **parameters)

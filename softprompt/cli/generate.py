@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from softprompt.cli.models import load_prompt, model_for
-from softprompt.cli.options import Chat, Debug, Json, ModelName, Threads
+from softprompt.cli.options import (
+    Chat,
+    Debug,
+    Form,
+    Json,
+    MemoryLimit,
+    ModelName,
+    Threads,
+    Weights,
+)
 from softprompt.cli.running import report
 
 
@@ -37,6 +46,8 @@ def generate(
         bool, typer.Option("--stream", help="Show one text's words as they come.")
     ] = False,
     threads: Threads = None,
+    weights: Weights = Form.stored,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -54,9 +65,9 @@ def generate(
         )
     loaded = {folder: load_prompt(folder) for folder in dict.fromkeys(folders)}
     chosen: Any = [loaded[folder] for folder in folders]
-    language_model = model_for(model, chosen)
-    if threads is not None:
-        language_model.num_threads = threads
+    language_model = model_for(
+        model, chosen, threads, weights=weights.value, memory_limit=memory_limit
+    )
     for soft_prompt in loaded.values():
         soft_prompt.check_model(language_model)
     outputs = language_model.generate(

@@ -73,6 +73,7 @@ def _about_model(name: str) -> dict[str, Any]:
         **{key: getattr(config, key) for key in names},
         "eos_token_ids": list(config.eos_token_ids),
         **({key: getattr(config, key) for key in _OF_ENCODER} if config.is_encoder_decoder else {}),
+        "weight_bytes": model.weight_bytes,
         "tokenizer": model.tokenizer is not None,
         "fingerprint": model.fingerprint,
     }

@@ -10,12 +10,12 @@ import typer
 from softprompt.cli.running import say
 
 
-def load(name: str, threads: int | None = None) -> Any:
-    """Return the model of that name or path, saying so on stderr."""
+def load(name: str, threads: int | None = None, **options: Any) -> Any:
+    """Return the model of that name or path, with options of `load_model`, saying so on stderr."""
     from softprompt.model.load import load_model
 
     say(f"loading {name} ...")
-    return load_model(name, num_threads=threads)
+    return load_model(name, num_threads=threads, **options)
 
 
 def load_prompt(folder: Path) -> Any:
@@ -25,7 +25,9 @@ def load_prompt(folder: Path) -> Any:
     return load_saved(folder)
 
 
-def model_for(name: str | None, prompts: list[Any], threads: int | None = None) -> Any:
+def model_for(
+    name: str | None, prompts: list[Any], threads: int | None = None, **options: Any
+) -> Any:
     """Return the named model, or the one that the prompts were made for.
 
     Raises
@@ -37,4 +39,4 @@ def model_for(name: str | None, prompts: list[Any], threads: int | None = None) 
         name = name or (prompt.base_model or {}).get("name_or_path")
     if not name:
         raise typer.BadParameter("needed: no saved prompt names a model", param_hint="--model")
-    return load(name, threads)
+    return load(name, threads, **options)

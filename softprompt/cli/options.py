@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Threads = Annotated[
     int | None, typer.Option("--threads", help="Threads of the engine; default: all CPUs.")
+]
+
+
+class Form(StrEnum):
+    """In which form weights are held."""
+
+    stored = "stored"
+    float32 = "float32"
+
+
+Weights = Annotated[
+    Form,
+    typer.Option("--weights", help="Weights as their file stores them, or converted once."),
+]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option("--memory-limit", help="Bytes that weights and workspace may take."),
 ]
 Data = Annotated[Path, typer.Option(help="Rows: .jsonl, .csv or .tsv; - reads JSONL from stdin.")]
 ModelName = Annotated[

@@ -14,11 +14,14 @@ from softprompt.cli.options import (
     Chat,
     Data,
     Debug,
+    Form,
     Json,
     LabelField,
     LabelTexts,
+    MemoryLimit,
     TargetField,
     Threads,
+    Weights,
 )
 from softprompt.cli.rows import column, read_rows
 from softprompt.cli.running import report, say
@@ -73,6 +76,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from it.")] = False,
     record: Annotated[Path | None, typer.Option(help="JSONL file of losses and scores.")] = None,
     threads: Threads = None,
+    weights: Weights = Form.stored,
+    memory_limit: MemoryLimit = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -108,7 +113,8 @@ def train(
     if not target_field:
         parameters["labels"] = labels_for(names, y)
 
-    estimator = make_estimator(models.load(model, threads), target_field, preset, parameters)
+    language_model = models.load(model, threads, weights=weights.value, memory_limit=memory_limit)
+    estimator = make_estimator(language_model, target_field, preset, parameters)
     say(f"training on {len(rows)} rows ...")
     try:
         estimator.fit(rows, y, validation_data=held_out)

@@ -230,13 +230,33 @@ def test_info(run, trained, model_folder):
     assert here["num_threads"] >= 1
     assert here["blas"]
     assert here["blas_core"]
-    assert run("info", model_folder, "--json").json["model"]["hidden_size"] == 24
+    about_model = run("info", model_folder, "--json").json["model"]
+    assert about_model["hidden_size"] == 24
+    assert set(about_model["weight_bytes"]) == {"F32"}
     about = run("info", trained, "--json").json["prompt"]
     assert about["num_virtual_tokens"] == 3
     assert set(about["files"]) == FILES
     for name, value in (("cpu", here["cpu"]), ("blas_core", here["blas_core"])):
         assert f"{name}" in run("info").out
         assert value in run("info").out
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "generate"])
+def test_form_of_the_weights_and_memory_limit(
+    run, write, rows, trained, model_folder, tmp_path, command
+):
+    data = write("rows.jsonl", rows)
+    arguments = {
+        "train": ("--model", model_folder, "--data", data, "--template", "{word}:", "--max-steps",
+                  1, "--num-virtual-tokens", 2, "--output", tmp_path / "prompt"),
+        "evaluate": ("--prompt", trained, "--data", data),
+        "predict": ("--prompt", trained, "--data", data),
+        "generate": ("aba", "--prompt", trained, "--max-new-tokens", 2),
+    }[command]  # fmt: skip
+    run(command, *arguments, "--weights", "float32", "--memory-limit", 10**8, "--json")
+    refused = run(command, *arguments, "--memory-limit", 1000, "--json", code=1)
+    assert "memory_limit = 1000 bytes: the weights alone take" in refused.err
+    run(command, *arguments, "--weights", "int3", "--json", code=2)
 
 
 PLAIN = {"peft": FILES, "npy": {"p"}, "prompt_embeds": {"p"}}
