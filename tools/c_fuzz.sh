@@ -6,7 +6,7 @@
 #
 # Each target runs for SECONDS, from its kept inputs (tests/c/corpus) and from what earlier runs left
 # in FUZZ_DIR (default: a new temporary folder, which stays). At the end the inputs that reach
-# something new are written into tests/c/corpus, the smallest ones first. An input that fails ends
+# something new, some of all sizes, are written into tests/c/corpus. An input that fails ends
 # the run; it stays in FUZZ_DIR. CC (default clang; it needs libFuzzer) and PYTHON may be set.
 set -euo pipefail
 
@@ -31,7 +31,8 @@ fi
 
 # a spec may hold any number as a value of an enumeration
 # a sanitized loop is not vectorized, which clang would warn of
-sanitize=(-O1 -g -Wno-pass-failed -fsanitize=address,undefined -fno-sanitize=enum -fno-sanitize-recover=all)
+sanitize=(-O1 -Wno-pass-failed -fsanitize=address,undefined -fno-sanitize=enum
+    -fno-sanitize-recover=all)
 mkdir -p "$work/objects"
 printf '%s\0' "$root"/csrc/{base,kernels,model}/*.c "$root"/tests/c/{tiny,fuzz}.c |
     compile_into "$work/objects" "${compile[@]}" "${sanitize[@]}" -fsanitize=fuzzer-no-link
@@ -46,8 +47,8 @@ for target in "${targets[@]}"; do
     "$python" "$root/tools/fuzz_corpus.py" unpack "$work/$target.seeds" \
         "${corpus%.hex}"{,-found}.hex
     echo "== $target: $seconds s, inputs in $work"
-    "$program" -max_total_time="$seconds" -max_len=512 -timeout=20 -rss_limit_mb=2048 \
-        -print_final_stats=1 -artifact_prefix="$work/$target-" "$work/$target" \
+    "$program" -max_total_time="$seconds" -max_len=512 -len_control=0 -timeout=20 \
+        -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$work/$target-" "$work/$target" \
         "$work/$target.seeds" 2>&1 | grep -v '^#.*\(NEW\|REDUCE\|RELOAD\|pulse\)'
     rm -f "$work/$target.least"/*
     "$program" -merge=1 -max_len=512 "$work/$target.least" "$work/$target" \

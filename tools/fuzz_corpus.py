@@ -1,7 +1,7 @@
 """Inputs of the C fuzz targets: a folder of files to lines of hexadecimal digits, and back.
 
-    python tools/fuzz_corpus.py pack FOLDER FILE.hex COUNT
-    python tools/fuzz_corpus.py unpack FOLDER FILE.hex ...
+python tools/fuzz_corpus.py pack FOLDER FILE.hex COUNT
+python tools/fuzz_corpus.py unpack FOLDER FILE.hex ...
 """
 
 from __future__ import annotations

@@ -54,7 +54,14 @@ check_spec(const sp_spec *s, sp_error *error)
                            s->rotary_dim);
         }
         SP_TRY(in_range("num_ropes", s->num_ropes, 1, MAX_LAYERS, error));
+        SP_TRY(in_range("num_ropes * rotary_dim", (int64_t)s->num_ropes * s->rotary_dim, 1,
+                        MAX_WIDTH, error));
     }
+    SP_TRY(in_range("norm", s->norm, SP_NORM_RMS, SP_NORM_LAYER, error));
+    SP_TRY(in_range("norm_place", s->norm_place, SP_NORM_PRE, SP_NORM_POST, error));
+    SP_TRY(in_range("qk_norm", s->qk_norm, SP_QK_NORM_NONE, SP_QK_NORM_WHOLE, error));
+    SP_TRY(in_range("positions", s->positions, SP_POSITIONS_NONE, SP_POSITIONS_RELATIVE, error));
+    SP_TRY(in_range("activation", s->activation, SP_SILU, SP_RELU_SQUARED, error));
     SP_TRY(in_range("num_encoder_layers", s->num_encoder_layers, 0, MAX_LAYERS, error));
     SP_TRY(in_range("encoder_vocab_size", s->encoder_vocab_size, 0,
                     sp_has_encoder(s) ? MAX_VOCAB : 0, error));

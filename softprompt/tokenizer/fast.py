@@ -69,10 +69,12 @@ class FastTokenizer:
         TypeError
             `text` is not a str.
         ValueError
-            `text` holds a lone surrogate, which no encoding of Unicode has.
+            `text` holds a lone surrogate, which no encoding of Unicode has; or the vocabulary has
+            no token for a part of it, and none for what is unknown.
         """
         check_text(text)
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        with tokenizers_errors(f"text {text[:40]!r}"):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_target(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Turn a text that the model is to write into ids; translation models write it otherwise.
@@ -115,8 +117,15 @@ class FastTokenizer:
         Returns
         -------
         str
+
+        Raises
+        ------
+        ValueError
+            The library cannot decode them.
         """
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special_tokens)
+        ids = [int(i) for i in ids]
+        with tokenizers_errors(f"{len(ids)} ids"):
+            return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def id_to_token(self, token_id: int) -> str | None:
         """Return a token as the vocabulary writes it, or None for an id without a token."""
@@ -177,12 +186,12 @@ def set_specials(backend: Any, bos: int | None, eos: int | None) -> None:
 
 @contextmanager
 def tokenizers_errors(where: str):
-    """Turn what the `tokenizers` library raises while it builds a tokenizer into a ValueError.
+    """Turn what the `tokenizers` library raises about a file or a text into a ValueError.
 
     Parameters
     ----------
     where : str
-        The file that the tokenizer is built from.
+        The file that the tokenizer is built from, or what is to be encoded.
     """
     try:
         yield

@@ -46,9 +46,12 @@ def build_wordpiece(
     Raises
     ------
     ValueError
-        The library refuses the vocabulary.
+        `unknown` is no token, or the library refuses the vocabulary.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    if unknown not in ids:
+        raise ValueError(f"{where}: the token {unknown[:60]!r} for unknown words is not in it")
 
     with tokenizers_errors(where):
         backend = Tokenizer(

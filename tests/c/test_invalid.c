@@ -42,6 +42,12 @@ test_spec(const tiny_model *model, const tiny_forest *tiny)
     REFUSES(residual_scale, INFINITY);
     REFUSES(logit_scale, NAN);
     REFUSES(logit_soft_cap, -1.0f);
+    REFUSES(norm, SP_NORM_LAYER + 1);
+    REFUSES(norm_place, SP_NORM_POST + 1);
+    REFUSES(qk_norm, SP_QK_NORM_WHOLE + 1);
+    REFUSES(positions, SP_POSITIONS_ALIBI + 1);
+    REFUSES(activation, SP_RELU_SQUARED + 1);
+    REFUSES(activation, -1);
     const int32_t low[] = {0, 0, -2}, high[] = {0, 0, model->spec.num_ropes};
     REFUSES(windows, low + (3 - model->spec.num_layers));
     REFUSES(ropes, low + (3 - model->spec.num_layers));
@@ -54,6 +60,12 @@ test_spec(const tiny_model *model, const tiny_forest *tiny)
         REFUSES(num_ropes, INT32_MAX);
     }
 #undef REFUSES
+    sp_spec wide = model->spec; /* each of its sizes may be, their product may not */
+    wide.positions = SP_POSITIONS_ROTARY;
+    wide.num_heads = wide.num_kv_heads = 1;
+    wide.head_dim = wide.rotary_dim = 1 << 20;
+    wide.num_ropes = 1 << 12;
+    CHECK_FAILS(sp_model_create(&wide, &made, error), SP_INVALID);
 }
 
 static void

@@ -203,7 +203,11 @@ def test_bert(tmp_path):
     assert load(tmp_path, "bert").encode("A naive") == [2, 1, 9, 3]
     with pytest.warns(UserWarning, match=r"vocab\.txt is not read"):
         assert load(tmp_path, "gpt2") is None
-    for damaged, message in ((b"a\na\n", "'a' is on two lines"), (b"", "there is none")):
+    for damaged, message in (
+        (b"a\na\n", "'a' is on two lines"),
+        (b"", "there is none"),
+        (b"[CLS]\n[SEP]\na\n", r"vocab\.txt: the token '\[UNK\]' for unknown words is not in it"),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=message):
             load(tmp_path, "bert")

@@ -197,6 +197,16 @@ def test_damaged_config(folder, values):
         load(folder)
 
 
+def test_a_text_that_the_vocabulary_cannot_write(folder):
+    """A vocabulary of words without one for unknown words is whole, and says no to some texts."""
+    words = {"type": "WordLevel", "vocab": {"hello": 0}, "unk_token": "[UNK]"}
+    edit(folder, model=words, pre_tokenizer={"type": "Whitespace"}, added_tokens=[])
+    tokenizer = load(folder)
+    assert tokenizer.encode("hello hello") == [0, 0]
+    with pytest.raises(ValueError, match="text 'hello world': the tokenizers library refuses it"):
+        tokenizer.encode("hello world")
+
+
 def test_texts_that_are_none(folder):
     tokenizer = load(folder)
     for value in (None, 3, b"hello", ["hello"]):
