@@ -5,6 +5,8 @@ Reference and tolerance as in `test_families_parity.py`.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -88,3 +90,29 @@ def test_every_switch_of_transformers_is_read(tmp_path, model_type):
     if model_type == "mt5":  # transformers ties it by name, whatever the file says
         without_effect.add("tie_word_embeddings")
     assert families_oracle.unread_switches(folders) - without_effect == set()
+
+
+@pytest.mark.parametrize("name", ["bart", "m2m_100", "t5", "marian"])
+def test_forced_and_suppressed_tokens(tmp_path, name):
+    """generation_config.json counts as in transformers' own ``generate``."""
+    config = pairs.CONFIGS[name]
+    folder = pairs_oracle.write(tmp_path, config, seed=6)
+    inputs = [ids for ids, _ in pairs.examples(config)]
+    plain = softprompt.load_model(folder).generate(inputs, max_new_tokens=9, return_ids=True)
+    common = max((t for ids in plain for t in ids), key=[t for ids in plain for t in ids].count)
+    generation = {
+        "forced_bos_token_id": 9, "bad_words_ids": [[common]], "suppress_tokens": [3],
+        **{key: config[key] for key in ("decoder_start_token_id", "eos_token_id", "pad_token_id")},
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
+    model, theirs = softprompt.load_model(folder), pairs_oracle.load(folder, exact=False)
+    got = model.generate(inputs, max_new_tokens=9, return_ids=True)
+    assert got != plain
+    for ids, new in zip(inputs, got, strict=True):
+        with torch.no_grad():
+            out = theirs.generate(
+                input_ids=torch.tensor([ids]), attention_mask=torch.ones((1, len(ids))),
+                max_new_tokens=9, do_sample=False,
+            )[0].tolist()[1:]  # fmt: skip
+        end = config["eos_token_id"]
+        assert new == (out[: out.index(end)] if end in out else out)
