@@ -7,7 +7,7 @@ and values of the start) or ``relative:0.02`` (every layer's keys and values mov
 their own RMS). What counts is the loss on 200 rows cut from the training split. Every run is one
 JSON line.
 
-    OMP_NUM_THREADS=1 python benchmarks/prefix_rates.py prompt:0.075 prefix:0.01 prefix:0.03
+    OMP_NUM_THREADS=1 python benchmarks/prefix_rates.py prompt:0.075 prefix:0.01 relative:0.02
 """
 
 from __future__ import annotations
