@@ -200,16 +200,19 @@ sp_segment_copy(sp_context *context, int32_t source, int32_t target, int32_t num
     const sp_segment *from = &context->segments[source];
     sp_segment *to = &context->segments[target];
     if (!are_siblings(context, source, target)) {
-        return sp_fail(error, SP_INVALID, "segments %d and %d: expected two with one parent and "
-                       "equal frequencies", source, target);
+        return sp_fail(error, SP_INVALID,
+                       "segments %d and %d: expected two with one parent and "
+                       "equal frequencies",
+                       source, target);
     }
     if (context->residents[target].children > 0) {
         return sp_fail(error, SP_INVALID, "segment %d has children and cannot change", target);
     }
     if (from->length > context->residents[target].capacity) {
-        return sp_fail(error, SP_INVALID, "segment %d has room for %d rows, not for the %d of "
-                       "segment %d", target, context->residents[target].capacity, from->length,
-                       source);
+        return sp_fail(error, SP_INVALID,
+                       "segment %d has room for %d rows, not for the %d of "
+                       "segment %d",
+                       target, context->residents[target].capacity, from->length, source);
     }
     if (num_equal < 0 || num_equal > from->length || num_equal > to->length) {
         return sp_fail(error, SP_INVALID, "num_equal = %d of segments with %d and %d rows",

@@ -15,8 +15,8 @@ fuzz_byte(fuzz_input *input)
 int32_t
 fuzz_int(fuzz_input *input, int32_t limit)
 {
-    const int32_t edges[] = {-1, limit, limit - 1, limit + 1, -2, 1 << 12, 1 << 20, 1 << 24,
-                             INT32_MAX, INT32_MAX - 1, INT32_MIN, INT32_MIN + 1};
+    const int32_t edges[] = {-1,      limit,   limit - 1, limit + 1,     -2,        1 << 12,
+                             1 << 20, 1 << 24, INT32_MAX, INT32_MAX - 1, INT32_MIN, INT32_MIN + 1};
     enum { EDGES = sizeof edges / sizeof edges[0], USUAL = 256 - EDGES };
     const uint8_t byte = fuzz_byte(input);
     return byte < USUAL ? byte % limit : edges[byte - USUAL];

@@ -70,14 +70,19 @@ ask_forest(const tiny_model *model, sp_context *context, fuzz_input *input)
         parents[s] = parents[s] >= 0 && s > 0 && parents[s] % 3 < 2 ? s - 1 - parents[s] % s : -1;
     }
     int32_t *symbols = take_symbols(input, rows, v, num_virtual);
-    float *prompt = fuzz_byte(input) % 8 == 7 ? NULL
-                                              : fuzz_floats(input, (size_t)num_virtual * (size_t)d);
+    float *prompt =
+        fuzz_byte(input) % 8 == 7 ? NULL : fuzz_floats(input, (size_t)num_virtual * (size_t)d);
     const size_t numbers = (size_t)sp_model_num_frequencies(model->model);
     float *frequencies = fuzz_floats(input, (size_t)sets * (numbers > 0 ? numbers : 1));
     int32_t *frequency_of = fuzz_ints(input, n, sets > 0 ? sets : 1);
-    const sp_forest forest = {.num_segments = n, .num_virtual = num_virtual, .parents = parents,
-                              .starts = starts, .symbols = symbols, .prompt = prompt,
-                              .num_frequencies = sets, .frequencies = frequencies,
+    const sp_forest forest = {.num_segments = n,
+                              .num_virtual = num_virtual,
+                              .parents = parents,
+                              .starts = starts,
+                              .symbols = symbols,
+                              .prompt = prompt,
+                              .num_frequencies = sets,
+                              .frequencies = frequencies,
                               .frequency_of = frequency_of};
 
     int32_t *loss_rows = take_rows(input, entries, rows);
@@ -95,12 +100,19 @@ ask_forest(const tiny_model *model, sp_context *context, fuzz_input *input)
     }
     int32_t *group_targets = fuzz_ints(input, groups, choices > 0 ? choices : 1);
     float *group_weights = fuzz_floats(input, (size_t)groups);
-    const sp_losses losses = {
-        .num_entries = fuzz_byte(input) % 16 == 15 ? -1 : entries, .rows = loss_rows,
-        .targets = targets, .weights = weights, .cut = cut, .num_cut_tokens = cut_tokens,
-        .cut_tokens = tokens, .choices = choice_of, .num_choices = choices,
-        .choice_groups = choice_groups, .num_groups = groups, .group_targets = group_targets,
-        .group_weights = group_weights};
+    const sp_losses losses = {.num_entries = fuzz_byte(input) % 16 == 15 ? -1 : entries,
+                              .rows = loss_rows,
+                              .targets = targets,
+                              .weights = weights,
+                              .cut = cut,
+                              .num_cut_tokens = cut_tokens,
+                              .cut_tokens = tokens,
+                              .choices = choice_of,
+                              .num_choices = choices,
+                              .choice_groups = choice_groups,
+                              .num_groups = groups,
+                              .group_targets = group_targets,
+                              .group_weights = group_weights};
 
     const sp_options options = {.num_threads = 1, .pack_rows = fuzz_int(input, 64)};
     double *log_probs = malloc((size_t)(entries + 1) * sizeof *log_probs);
@@ -110,11 +122,11 @@ ask_forest(const tiny_model *model, sp_context *context, fuzz_input *input)
     const int want_grad = fuzz_byte(input) & 1;
     sp_error error = {0};
     size_t bytes = 0;
-    const sp_status planned = sp_loss_workspace(context, &forest, &losses, want_grad, &options,
-                                                &bytes, &error);
+    const sp_status planned =
+        sp_loss_workspace(context, &forest, &losses, want_grad, &options, &bytes, &error);
     fuzz_ok(planned, &error);
-    const sp_status status = sp_loss(context, &forest, &losses, &options, log_probs,
-                                     want_grad ? grad : NULL, &error);
+    const sp_status status =
+        sp_loss(context, &forest, &losses, &options, log_probs, want_grad ? grad : NULL, &error);
     fuzz_ok(status, &error);
     CHECK(status == planned);
     fuzz_ok(sp_logits_workspace(context, &forest, entries, loss_rows, &options, &bytes, &error),
@@ -122,7 +134,8 @@ ask_forest(const tiny_model *model, sp_context *context, fuzz_input *input)
     fuzz_ok(sp_logits(context, &forest, entries, loss_rows, &options, logits, &error), &error);
     free_all((void *[]){starts, parents, symbols, prompt, frequencies, frequency_of, loss_rows,
                         targets, weights, cut, tokens, choice_of, choice_groups, group_targets,
-                        group_weights, log_probs, grad, logits}, 18);
+                        group_weights, log_probs, grad, logits},
+             18);
 }
 
 static void
@@ -146,7 +159,8 @@ extend(const tiny_model *model, sp_context *context, fuzz_input *input)
     const sp_options options = {.num_threads = 1, .pack_rows = 1};
     sp_error error = {0};
     fuzz_ok(sp_segment_extend(context, parts, segments, starts, symbols, num_virtual, prompt, asked,
-                              wanted, &options, logits, &error), &error);
+                              wanted, &options, logits, &error),
+            &error);
     free_all((void *[]){starts, segments, symbols, prompt, wanted, logits}, 6);
 }
 
@@ -155,13 +169,13 @@ create(const tiny_model *model, sp_context *context, fuzz_input *input)
 {
     const int32_t numbers = sp_model_num_frequencies(model->model);
     const int32_t parent = fuzz_int(input, MOST + 1), capacity = fuzz_int(input, 24);
-    float *frequencies = fuzz_byte(input) % 4 == 3
-                             ? fuzz_floats(input, numbers > 0 ? (size_t)numbers : 1)
-                             : NULL;
+    float *frequencies =
+        fuzz_byte(input) % 4 == 3 ? fuzz_floats(input, numbers > 0 ? (size_t)numbers : 1) : NULL;
     int32_t segment = -1;
     sp_error error = {0};
     fuzz_ok(sp_segment_create(context, parent == MOST ? -1 : parent, capacity, frequencies,
-                              &segment, &error), &error);
+                              &segment, &error),
+            &error);
     free(frequencies);
 }
 

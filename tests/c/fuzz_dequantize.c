@@ -7,10 +7,10 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     static const struct {
         const char *name;
         size_t block_size, block_bytes;
-    } types[] = {{"F16", 1, 2},       {"BF16", 1, 2},      {"Q4_0", 32, 18},  {"Q4_1", 32, 20},
-                 {"Q5_0", 32, 22},    {"Q5_1", 32, 24},    {"Q8_0", 32, 34},  {"Q2_K", 256, 84},
-                 {"Q3_K", 256, 110},  {"Q4_K", 256, 144},  {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
-                 {"IQ4_NL", 32, 18},  {"IQ4_XS", 256, 136}};
+    } types[] = {{"F16", 1, 2},      {"BF16", 1, 2},      {"Q4_0", 32, 18},   {"Q4_1", 32, 20},
+                 {"Q5_0", 32, 22},   {"Q5_1", 32, 24},    {"Q8_0", 32, 34},   {"Q2_K", 256, 84},
+                 {"Q3_K", 256, 110}, {"Q4_K", 256, 144},  {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
+                 {"IQ4_NL", 32, 18}, {"IQ4_XS", 256, 136}};
     enum { TYPES = sizeof types / sizeof types[0] };
     fuzz_input input = {data, size};
     fuzz_begin();

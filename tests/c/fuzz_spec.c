@@ -43,14 +43,21 @@ give_all(building *b, const sp_spec *s)
                  {"final_norm.weight", 1, d},
                  {"final_norm.bias", 1, d},
                  {"head.bias", 1, v}},
-      layer[] = {{"attn_norm.weight", 1, d},     {"attn_norm.bias", 1, d},
-                 {"mlp_norm.weight", 1, d},      {"attn_out_norm.weight", 1, d},
-                 {"mlp_out_norm.weight", 1, d},  {"q_norm.weight", 1, one_head ? s->head_dim : q},
+      layer[] = {{"attn_norm.weight", 1, d},
+                 {"attn_norm.bias", 1, d},
+                 {"mlp_norm.weight", 1, d},
+                 {"attn_out_norm.weight", 1, d},
+                 {"mlp_out_norm.weight", 1, d},
+                 {"q_norm.weight", 1, one_head ? s->head_dim : q},
                  {"k_norm.weight", 1, one_head ? s->head_dim : kv},
-                 {"q.weight", q, d},             {"q.bias", 1, q},
-                 {"k.weight", kv, d},            {"v.weight", kv, d},
-                 {"o.weight", d, q},             {"gate.weight", f, d},
-                 {"up.weight", f, d},            {"down.weight", d, f},
+                 {"q.weight", q, d},
+                 {"q.bias", 1, q},
+                 {"k.weight", kv, d},
+                 {"v.weight", kv, d},
+                 {"o.weight", d, q},
+                 {"gate.weight", f, d},
+                 {"up.weight", f, d},
+                 {"down.weight", d, f},
                  {"down.bias", 1, d}};
     for (size_t i = 0; i < sizeof whole / sizeof whole[0]; i++) {
         give(b, whole[i].name, whole[i].rows, whole[i].cols);
@@ -74,8 +81,12 @@ ask(const sp_model *model, const sp_spec *spec, fuzz_input *input)
     float *prompt = fuzz_floats(input, (size_t)d * 2), *grad = malloc((size_t)d * 2 * sizeof *grad);
     float *logits = malloc((size_t)v * 2 * sizeof *logits);
     CHECK(grad != NULL && logits != NULL);
-    const sp_forest forest = {.num_segments = 3, .num_virtual = 2, .parents = parents,
-                              .starts = starts, .symbols = symbols, .prompt = prompt};
+    const sp_forest forest = {.num_segments = 3,
+                              .num_virtual = 2,
+                              .parents = parents,
+                              .starts = starts,
+                              .symbols = symbols,
+                              .prompt = prompt};
     const int32_t rows[ENTRIES] = {1, 4, 6}, targets[ENTRIES] = {0, v - 1, 0};
     const float weights[ENTRIES] = {1.0f, 0.5f, fuzz_float(input)};
     const sp_losses losses = {
@@ -91,7 +102,8 @@ ask(const sp_model *model, const sp_spec *spec, fuzz_input *input)
         const int32_t parts[] = {0, 2}, last = 1;
         if (fuzz_ok(sp_segment_create(context, -1, 2, NULL, &segment, &error), &error)) {
             fuzz_ok(sp_segment_extend(context, 1, &segment, parts, symbols, 2, prompt, 1, &last,
-                                      &options, logits, &error), &error);
+                                      &options, logits, &error),
+                    &error);
         }
     }
     sp_context_destroy(context);
