@@ -5,10 +5,13 @@ from __future__ import annotations
 import gguf
 import numpy as np
 
-# byte offsets of the half-precision scales of a block
+# byte offsets of the half-precision scales of a block; IQ1_M's is spread over four words, those of
+# MXFP4 and NVFP4 are other floats
 SCALES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82],
     "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
+    "IQ3_S": [0], "IQ3_XXS": [0], "IQ2_S": [0], "IQ2_XS": [0], "IQ2_XXS": [0], "IQ1_S": [0],
+    "IQ1_M": [], "TQ1_0": [52], "TQ2_0": [64], "MXFP4": [], "NVFP4": [],
 }  # fmt: skip
 BLOCK_TYPES = list(SCALES)
 
@@ -20,6 +23,15 @@ def random_blocks(name: str, count: int, rng: np.random.Generator, scale: float 
     for offset in SCALES[name]:
         scales = rng.normal(0, scale, count).astype(np.float16)
         raw[:, offset : offset + 2] = scales.view(np.uint8).reshape(count, 2)
+    if name == "IQ1_M":
+        bits = rng.normal(0, scale, count).astype(np.float16).view(np.uint16)
+        for word in range(4):  # the high four bits of each
+            high = 49 + 2 * word
+            raw[:, high] = (raw[:, high] & 15) | ((bits >> 4 * word & 15) << 4)
+    if name == "MXFP4":
+        raw[:, 0] = round(127 + np.log2(scale)) - rng.integers(0, 3, count)
+    if name == "NVFP4":
+        raw[:, :4] &= 127
     return raw
 
 

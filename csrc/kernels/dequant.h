@@ -28,7 +28,18 @@
     TYPE(Q5_K, 256, 176, q5_k)     \
     TYPE(Q6_K, 256, 210, q6_k)     \
     TYPE(IQ4_NL, 32, 18, iq4_nl)   \
-    TYPE(IQ4_XS, 256, 136, iq4_xs)
+    TYPE(IQ4_XS, 256, 136, iq4_xs) \
+    TYPE(IQ3_S, 256, 110, iq3_s)   \
+    TYPE(IQ3_XXS, 256, 98, iq3_xxs) \
+    TYPE(IQ2_S, 256, 82, iq2_s)    \
+    TYPE(IQ2_XS, 256, 74, iq2_xs)  \
+    TYPE(IQ2_XXS, 256, 66, iq2_xxs) \
+    TYPE(IQ1_M, 256, 56, iq1_m)    \
+    TYPE(IQ1_S, 256, 50, iq1_s)    \
+    TYPE(TQ1_0, 256, 54, tq1_0)    \
+    TYPE(TQ2_0, 256, 66, tq2_0)    \
+    TYPE(MXFP4, 32, 17, mxfp4)     \
+    TYPE(NVFP4, 64, 36, nvfp4)
 
 /* Largest block of a type: a multiple of it is a multiple of every block. */
 enum { SP_LARGEST_BLOCK = 256 };
@@ -49,6 +60,12 @@ typedef struct {
 const sp_stored_type *sp_stored_type_find(const char *name);
 /* The conversion of the chosen kind of CPU. */
 sp_conversion sp_conversion_now(const sp_stored_type *type);
+
+/* Codebooks of the IQ types: 8 numbers of 2 bits a word, of IQ3 4 numbers of 4 bits, each a place
+ * among the type's levels. */
+extern const uint16_t sp_grid_iq2_xxs[256], sp_grid_iq2_xs[512], sp_grid_iq2_s[1024];
+extern const uint16_t sp_grid_iq3_xxs[256], sp_grid_iq3_s[512];
+extern const uint16_t sp_grid_iq1[2048];
 
 extern const sp_conversion sp_conversions_generic[];
 #if defined(__x86_64__)

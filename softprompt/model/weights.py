@@ -18,6 +18,8 @@ PANEL = 1 << 20
 ENGINE_TYPES = frozenset(
     {"F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"}
     | {"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"}
+    | {"IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"}
+    | {"TQ1_0", "TQ2_0", "MXFP4", "NVFP4"}
 )
 """Types that the engine converts, with all CPUs of the process."""
 

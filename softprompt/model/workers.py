@@ -22,7 +22,7 @@ __all__ = ["PACK_ROWS", "Worker", "Workers"]
 PACK_ROWS = 512
 """Rows computed together. More rows make matrix products a little faster and take more memory."""
 
-STORED_PACK_ROWS = 256
+STORED_PACK_ROWS = 240
 """The same where weights stay in their file, so that the workspace does not take what they save."""
 
 SMALLEST_PACK_ROWS = 16

@@ -24,8 +24,8 @@ from softprompt import _core
 from softprompt.model import load
 from softprompt.model.stored import StoredMatrix
 
-# Rows are whole blocks, and products are cut into several parts: of 256 columns where a block has
-# so many numbers, otherwise of unequal ones.
+# Rows are whole blocks, and products are cut into several parts: of whole blocks where these are
+# large, otherwise of unequal ones.
 WIDE = {"hidden_size": 512, "intermediate_size": 768, "num_attention_heads": 8, "head_dim": 64}
 NARROW = {"hidden_size": 160, "intermediate_size": 672, "num_attention_heads": 5, "head_dim": 32}
 SIZES = {"vocab_size": 307, "num_hidden_layers": 2, "tie_word_embeddings": False}
@@ -34,7 +34,7 @@ PATHS = [name for name in ("generic", "avx2", "avx512") if _core.cpu_supported(n
 
 
 def is_large(kind: str) -> bool:
-    return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] == 256
+    return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0] > 32
 
 
 def write_model(folder, kinds: list[str], *, seed: int = 0):
@@ -229,15 +229,16 @@ def test_sharing_pickling_and_fingerprint(tmp_path):
     assert len([key for key in load._loaded if str(path.resolve()) in str(key)]) == 2
 
 
-def test_a_type_that_only_the_gguf_library_converts(tmp_path):
-    path = write_model(tmp_path, ["Q4_1"])
-    source = tiny.write_tiny(
-        tmp_path / "rare", "llama", changes=SIZES | NARROW | {"num_key_value_heads": 1}
-    )
-    path = write_gguf(source, tmp_path / "rare.gguf", kind="MXFP4")
+def test_a_type_that_the_engine_does_not_know(tmp_path, monkeypatch):
+    """A library that knows more types converts them, and they are held as float32."""
+    path = write_model(tmp_path, ["MXFP4", "Q4_1"])
+    for module in ("weights", "stored"):
+        known = frozenset({"Q4_1"})
+        monkeypatch.setattr(f"softprompt.model.{module}.ENGINE_TYPES", known)
     stored, plain = both(path)
-    assert set(stored.weight_bytes) == {"F32"}
-    assert stored.weight_bytes == plain.weight_bytes
+    assert set(stored.weight_bytes) == {"F32", "Q4_1"}
+    assert set(plain.weight_bytes) == {"F32"}
+    assert_equal_models(stored, plain)
 
 
 @pytest.mark.parametrize("kind", ["Q4_1", "F16"])
