@@ -28,7 +28,7 @@ def decoder_beginning(model: FrozenModel) -> tuple[int, list[int]]:
     Returns
     -------
     start : int
-        Its start token; of an mBART without one the target's language.
+        Its start token; of an mBART without one the last token of a target.
     forced : list of int
         What its text begins with in any case: the configuration's ``forced_bos_token_id``, or the
         code of the target's language, where that stands before a text.
@@ -38,25 +38,21 @@ def decoder_beginning(model: FrozenModel) -> tuple[int, list[int]]:
     ValueError
         There is no start token, and no tokenizer that knows the language.
     """
-    config, language = model.config, _language(model)
+    config, tokenizer = model.config, model.tokenizer
+    speaks = isinstance(tokenizer, TranslationTokenizer)
+    language = tokenizer.languages[tokenizer.tgt_lang] if speaks else None
     start = config.decoder_start_token_id
+    if start is None and language is None:
+        raise ValueError(
+            "the configuration has no decoder_start_token_id, and there is no tokenizer with a "
+            "target language (tgt_lang) that could take its place"
+        )
     if start is None:
-        if language is None:
-            raise ValueError(
-                "the configuration has no decoder_start_token_id, and there is no tokenizer with a "
-                "target language (tgt_lang) that could take its place"
-            )
-        return language, []
+        # What the loss reads first: a target's last token, its language or the end before that.
+        start = language if tokenizer.code_stands == "after" else tokenizer.eos_token_id
     if config.forced_bos_token_id is not None:
         return start, [config.forced_bos_token_id]
-    return start, [language] if language is not None and language != start else []
-
-
-def _language(model: FrozenModel) -> int | None:
-    tokenizer = model.tokenizer
-    if not isinstance(tokenizer, TranslationTokenizer):
-        return None
-    return tokenizer.languages[tokenizer.tgt_lang]
+    return start, [language] if speaks and tokenizer.code_stands == "before" else []
 
 
 def prefill(resident: Any, texts: Sequence[Any]) -> np.ndarray:

@@ -104,7 +104,7 @@ class TranslationTokenizer(FastTokenizer):
         )
         self.languages = dict(languages)
         self._tokenizer = tokenizer
-        self._code_stands = code_stands
+        self.code_stands = code_stands
         self.src_lang = src_lang
         self.tgt_lang = tgt_lang
 
@@ -156,7 +156,7 @@ class TranslationTokenizer(FastTokenizer):
         if not add_special_tokens:
             return ids
         code = self.languages[language]
-        if self._code_stands == "before":
+        if self.code_stands == "before":
             return [code, *ids, self.eos_token_id]
         return [*ids, self.eos_token_id, code]
 

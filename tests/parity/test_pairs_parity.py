@@ -116,3 +116,16 @@ def test_forced_and_suppressed_tokens(tmp_path, name):
             )[0].tolist()[1:]  # fmt: skip
         end = config["eos_token_id"]
         assert new == (out[: out.index(end)] if end in out else out)
+
+
+@pytest.mark.parametrize("name", list(pairs.CONFIGS))
+def test_a_folder_that_transformers_saves(tmp_path, name):
+    """As version 5 writes it: the same model, but the origin of its file."""
+    config = pairs.CONFIGS[name]
+    (tmp_path / "given").mkdir()
+    folder = pairs_oracle.write(tmp_path / "given", config, seed=8)
+    pairs_oracle.load(folder, exact=False).save_pretrained(tmp_path / "saved")
+    given, saved = (softprompt.load_model(tmp_path / part) for part in ("given", "saved"))
+    batch = pairs.examples(config)
+    for one, other in zip(given.logits(batch), saved.logits(batch), strict=True):
+        np.testing.assert_array_equal(one, other)
