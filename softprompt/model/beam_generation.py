@@ -75,7 +75,10 @@ def search(
             )
             for text in texts
         ]
-        active = [_Beams(one, [text]) for one, text in zip(searches, texts, strict=True)]
+        active = [
+            _Beams(one, [text]) for one, text in zip(searches, texts, strict=True) if not one.done
+        ]
+        logits = logits[[not one.done for one in searches]]
         while active:
             start = 0
             for beams in active:

@@ -122,8 +122,8 @@ class BeamSearch:
     has_ended : callable (list of int) -> bool, optional
         Whether a sequence without an end token is finished all the same.
     beginning : sequence of int
-        Tokens that every sequence begins with, fewer than `limit`; they count as its tokens, and
-        not for its score.
+        Tokens that every sequence begins with; they count as its tokens, and not for its score. If
+        they are `limit` tokens the search is done.
 
     Raises
     ------
@@ -148,11 +148,13 @@ class BeamSearch:
         self.options = options
         self.limit = limit
         self.sequences: list[list[int]] = [list(beginning)]
-        self.done = False
+        self.done = len(beginning) >= limit
         self._end_ids = frozenset(end_ids)
         self._has_ended = has_ended
         self._scores = np.zeros(1, np.float32)
         self._finished: list[tuple[np.float32, list[int]]] = []
+        if self.done:
+            self._finished = [(np.float32(0), list(beginning))] * options.num_beams
 
     def step(self, log_probs: np.ndarray) -> list[tuple[int, int]]:
         """Take the next token of every running sequence.

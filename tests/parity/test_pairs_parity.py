@@ -106,16 +106,20 @@ def test_forced_and_suppressed_tokens(tmp_path, name):
     }  # fmt: skip
     (folder / "generation_config.json").write_text(json.dumps(generation), encoding="utf-8")
     model, theirs = softprompt.load_model(folder), pairs_oracle.load(folder, exact=False)
+    one = model.generate(inputs, max_new_tokens=1, num_beams=3, return_ids=True)
+    assert one == [[9]] * len(inputs)  # all of it is forced
     got = model.generate(inputs, max_new_tokens=9, return_ids=True)
     assert got != plain
-    for ids, new in zip(inputs, got, strict=True):
-        with torch.no_grad():
-            out = theirs.generate(
-                input_ids=torch.tensor([ids]), attention_mask=torch.ones((1, len(ids))),
-                max_new_tokens=9, do_sample=False,
-            )[0].tolist()[1:]  # fmt: skip
-        end = config["eos_token_id"]
-        assert new == (out[: out.index(end)] if end in out else out)
+    beams = model.generate(inputs, max_new_tokens=9, num_beams=3, return_ids=True)
+    for ids, *found in zip(inputs, got, beams, strict=True):
+        for new, num_beams in zip(found, (1, 3), strict=True):
+            with torch.no_grad():
+                out = theirs.generate(
+                    input_ids=torch.tensor([ids]), attention_mask=torch.ones((1, len(ids))),
+                    max_new_tokens=9, do_sample=False, num_beams=num_beams,
+                )[0].tolist()[1:]  # fmt: skip
+            end = config["eos_token_id"]
+            assert new == (out[: out.index(end)] if end in out else out)
 
 
 @pytest.mark.parametrize("name", list(pairs.CONFIGS))
