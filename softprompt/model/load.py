@@ -65,8 +65,8 @@ def load_model(
         In which form matrices of float16, bfloat16 and the quantised types of GGUF are held.
         "stored": they stay in the mapped file and are converted part by part where they are
         multiplied (a type that the engine does not know, and the library `gguf` does, is converted
-        once; ``Model.weight_bytes`` shows it as F32). "float32": they are converted once. Float32 files are the same in
-        both forms, and so are the numbers that are multiplied.
+        once; ``Model.weight_bytes`` shows it as F32). "float32": they are converted once.
+        Float32 files are the same in both forms, and so are the numbers that are multiplied.
     num_threads : int, optional
         Threads of the engine; default: the CPUs of this process, at most ``OMP_NUM_THREADS``.
     memory_limit : int, optional
