@@ -157,7 +157,7 @@ def _shared_weights(source: Source, form: str) -> Weights:
     with _lock:  # two threads that load one model share the work, too
         arrays = _loaded.get(key)
         if arrays is None:
-            arrays = _loaded[key] = _take(source, form)
+            arrays = _loaded[key] = _convert(source, form)
         return arrays
 
 
@@ -180,7 +180,7 @@ def _engine_weights(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _take(source: Source, form: str) -> Weights:
+def _convert(source: Source, form: str) -> Weights:
     arrays = Weights()
     try:
         for slot, stored in source.bound:
