@@ -64,9 +64,9 @@ def load_model(
     weights : {"stored", "float32"}, default "stored"
         In which form matrices of float16, bfloat16 and the quantised types of GGUF are held.
         "stored": they stay in the mapped file and are converted part by part where they are
-        multiplied; types that the engine does not convert (``Model.weight_bytes`` shows them as
-        F32) are an exception. "float32": they are converted once. Float32 files are the same in
-        both forms, and so are the numbers that are multiplied.
+        multiplied (a type that the engine does not know, and the library `gguf` does, is converted
+        once; ``Model.weight_bytes`` shows it as F32). "float32": they are converted once.
+        Float32 files are the same in both forms, and so are the numbers that are multiplied.
     num_threads : int, optional
         Threads of the engine; default: the CPUs of this process, at most ``OMP_NUM_THREADS``.
     memory_limit : int, optional
@@ -157,7 +157,7 @@ def _shared_weights(source: Source, form: str) -> Weights:
     with _lock:  # two threads that load one model share the work, too
         arrays = _loaded.get(key)
         if arrays is None:
-            arrays = _loaded[key] = _take(source, form)
+            arrays = _loaded[key] = _convert(source, form)
         return arrays
 
 
@@ -180,7 +180,7 @@ def _engine_weights(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _take(source: Source, form: str) -> Weights:
+def _convert(source: Source, form: str) -> Weights:
     arrays = Weights()
     try:
         for slot, stored in source.bound:

@@ -185,10 +185,10 @@ def test_fork_while_another_thread_loads(case, expected, monkeypatch):
     reached, go_on = threading.Event(), threading.Event()
     convert = load._take
 
-    def slow(source, form):
+    def slow(*arguments):
         reached.set()
         go_on.wait()
-        return convert(source, form)
+        return convert(*arguments)
 
     def in_the_child():
         signal.alarm(60)

@@ -108,7 +108,8 @@ def test_p_tuning_saves_a_prompt(tmp_path, kind):
     tuned.save_pretrained(tmp_path)
     with torch.no_grad():
         rows = tuned.get_prompt(batch_size=1)[0].numpy()
-    np.testing.assert_allclose(SoftPrompt.load(tmp_path).embeddings, rows, rtol=1e-6)
+    # PEFT computes them twice, with a last bit that may differ from run to run.
+    np.testing.assert_allclose(SoftPrompt.load(tmp_path).embeddings, rows, rtol=1e-6, atol=1e-7)
     SoftPrompt.load(tmp_path).save(tmp_path / "ours")  # as prompt tuning, which it is from now on
     ids = torch.tensor([[1, 2, 3]])
     again = load_with_peft(tuned.get_base_model(), tmp_path / "ours").eval()
