@@ -119,10 +119,22 @@ def run(model, length: int, start: str, seed: int, options: argparse.Namespace) 
     }
 
 
-def without_prompt() -> dict[str, Any]:
-    """The frozen models themselves on the British words."""
+def without_prompt(rows: int) -> dict[str, Any]:
+    """The frozen models themselves on the British words; and what rows that say nothing, embeddings
+    of the begin token, do to the American model's loss on American words."""
     us, gb = load("bart-g2p-us"), load("bart-g2p-gb")
-    return {"us model": exact(us, None, "gb"), "gb model": exact(gb, None, "gb")}
+    words, wanted = (part[:rows] for part in rows_of("validation", "us"))
+    tokenizer = us.tokenizer
+    examples = [
+        (tokenizer.encode(word), tokenizer.encode_target(text))
+        for word, text in zip(words, wanted, strict=True)
+    ]
+    idle = {n: us.embeddings[np.full(n, BOS)] if n else None for n in (0, 1, 5, 20)}
+    return {
+        "us model": exact(us, None, "gb"),
+        "gb model": exact(gb, None, "gb"),
+        "us loss by idle rows": {n: round(us.loss(p, examples), 3) for n, p in idle.items()},
+    }
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:
@@ -173,7 +185,7 @@ def main() -> None:
         print(table(runs))
         return
     if options.frozen:
-        print(json.dumps(without_prompt()))
+        print(json.dumps(without_prompt(options.validation)))
         return
     model = load("bart-g2p-us")
     options.output.parent.mkdir(parents=True, exist_ok=True)
