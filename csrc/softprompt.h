@@ -47,9 +47,9 @@ const char *sp_blas_core(void);
 int sp_available_cpus(void);
 
 typedef struct {
-    size_t live_bytes;  /* allocated now, whole process */
-    size_t peak_bytes;  /* largest value of live_bytes */
-    uint64_t requests;  /* allocations asked for so far */
+    size_t live_bytes; /* allocated now, whole process */
+    size_t peak_bytes; /* largest value of live_bytes */
+    uint64_t requests; /* allocations asked for so far */
 } sp_memory;
 sp_memory sp_memory_now(void);
 /* For tests: the n-th request from now on fails (and all later ones if `forever`); 0 turns it off. */
@@ -76,7 +76,7 @@ typedef enum {
     SP_POSITIONS_NONE = 0,
     SP_POSITIONS_ROTARY,
     SP_POSITIONS_LEARNED,
-    SP_POSITIONS_ALIBI, /* a bias of the scores, linear in the distance (arXiv 2108.12409) */
+    SP_POSITIONS_ALIBI,    /* a bias of the scores, linear in the distance (arXiv 2108.12409) */
     SP_POSITIONS_RELATIVE, /* a bias of the scores by the distance (arXiv 1910.10683, 2.1) */
 } sp_positions;
 typedef enum {
@@ -89,43 +89,43 @@ typedef enum {
 } sp_activation;
 
 typedef struct {
-    int32_t vocab_size;        /* V */
-    int32_t hidden_size;       /* d */
-    int32_t num_layers;        /* L */
-    int32_t num_heads;         /* H, a multiple of num_kv_heads */
+    int32_t vocab_size;  /* V */
+    int32_t hidden_size; /* d */
+    int32_t num_layers;  /* L */
+    int32_t num_heads;   /* H, a multiple of num_kv_heads */
     int32_t num_kv_heads;
-    int32_t head_dim;          /* need not be d / H */
-    int32_t intermediate_size; /* f */
-    int32_t max_positions;     /* longest path through the forest */
-    int32_t rotary_dim;        /* even, <= head_dim; the rest of a head is not rotated */
-    int32_t num_ropes;         /* rotary: sets of frequencies, of which each layer has one */
+    int32_t head_dim;           /* need not be d / H */
+    int32_t intermediate_size;  /* f */
+    int32_t max_positions;      /* longest path through the forest */
+    int32_t rotary_dim;         /* even, <= head_dim; the rest of a head is not rotated */
+    int32_t num_ropes;          /* rotary: sets of frequencies, of which each layer has one */
     int32_t num_encoder_layers; /* 0: a decoder alone. Otherwise positions are learned, relative or
                                  * none, and halves stand one after the other */
     int32_t encoder_vocab_size; /* of the encoder's own embedding; 0: it has the decoder's */
-    int32_t relative_reach;    /* relative: keys further away have the bias of this distance */
+    int32_t relative_reach;     /* relative: keys further away have the bias of this distance */
     sp_norm norm;
     sp_norm_place norm_place;
-    sp_qk_norm qk_norm;        /* of the kind `norm` */
+    sp_qk_norm qk_norm; /* of the kind `norm` */
     sp_positions positions;
     sp_activation activation;
-    int gated;                 /* activation(gate) * up, otherwise activation(up) */
-    int rope_interleaved;      /* rotate pairs (2i, 2i+1), otherwise (i, i + rotary_dim / 2) */
-    int parallel_residual;     /* x + attention(norm(x)) + MLP(norm(x)), otherwise one after other */
-    int embedding_norm;        /* a norm of all input rows */
-    int final_norm;            /* a norm before the head, and of what an encoder gives */
+    int gated;             /* activation(gate) * up, otherwise activation(up) */
+    int rope_interleaved;  /* rotate pairs (2i, 2i+1), otherwise (i, i + rotary_dim / 2) */
+    int parallel_residual; /* x + attention(norm(x)) + MLP(norm(x)), otherwise one after other */
+    int embedding_norm;    /* a norm of all input rows */
+    int final_norm;        /* a norm before the head, and of what an encoder gives */
     float norm_eps;
-    float attention_scale;     /* of the query-key products */
-    float attention_soft_cap;  /* cap * tanh(score / cap); 0: none */
-    float qkv_clip;            /* queries, keys, values to [-clip, clip]; 0: not */
-    float embedding_scale;     /* of token embeddings; virtual tokens are taken as they are */
-    float input_scale;         /* of all input rows */
-    float residual_scale;      /* of what a half of a layer adds */
+    float attention_scale;    /* of the query-key products */
+    float attention_soft_cap; /* cap * tanh(score / cap); 0: none */
+    float qkv_clip;           /* queries, keys, values to [-clip, clip]; 0: not */
+    float embedding_scale;    /* of token embeddings; virtual tokens are taken as they are */
+    float input_scale;        /* of all input rows */
+    float residual_scale;     /* of what a half of a layer adds */
     float logit_scale;
-    float logit_soft_cap;      /* after logit_scale; 0: none */
+    float logit_soft_cap; /* after logit_scale; 0: none */
     /* By layer, borrowed for sp_model_create alone. */
-    const int32_t *windows;    /* [num_layers] rows that a row sees, itself among them; 0: all;
+    const int32_t *windows; /* [num_layers] rows that a row sees, itself among them; 0: all;
                                 * NULL: all in every layer */
-    const int32_t *ropes;      /* [num_layers] a set of frequencies, or -1: not rotated;
+    const int32_t *ropes;   /* [num_layers] a set of frequencies, or -1: not rotated;
                                 * NULL: set 0 in every layer */
 } sp_spec;
 
@@ -201,12 +201,12 @@ sp_status sp_dequantize(const char *type, const uint8_t *bytes, size_t num_bytes
 enum { SP_ENCODER = -2 };
 typedef struct {
     int32_t num_segments;
-    int32_t num_virtual;    /* rows of `prompt` */
-    const int32_t *parents; /* [num_segments] an earlier segment, or -1 */
-    const int32_t *starts;  /* [num_segments + 1] */
-    const int32_t *symbols; /* [rows] a token id, or -1 - r for row r of `prompt` */
-    const float *prompt;    /* [num_virtual, d]; NULL if there are none */
-    int32_t num_prefixes;   /* segments without rows */
+    int32_t num_virtual;          /* rows of `prompt` */
+    const int32_t *parents;       /* [num_segments] an earlier segment, or -1 */
+    const int32_t *starts;        /* [num_segments + 1] */
+    const int32_t *symbols;       /* [rows] a token id, or -1 - r for row r of `prompt` */
+    const float *prompt;          /* [num_virtual, d]; NULL if there are none */
+    int32_t num_prefixes;         /* segments without rows */
     const int32_t *prefix_starts; /* [num_prefixes + 1], rising from 0 */
     /* [num_layers][keys, values][prefix rows, kv_width]; keys as they are compared, rotated where
      * the model rotates them. NULL if there are none. */
@@ -245,8 +245,8 @@ typedef struct {
 
 typedef struct {
     int num_threads;
-    int32_t pack_rows;    /* rows computed together; more only where one segment is longer */
-    int (*poll)(void *);  /* called between layers; not zero: stop. NULL: never asked */
+    int32_t pack_rows;   /* rows computed together; more only where one segment is longer */
+    int (*poll)(void *); /* called between layers; not zero: stop. NULL: never asked */
     void *poll_data;
 } sp_options;
 
@@ -277,8 +277,7 @@ sp_status sp_logits_workspace(sp_context *context, const sp_forest *forest, int3
                               sp_error *error);
 /* logits [num_rows, V] after each of `rows` (rising). */
 sp_status sp_logits(sp_context *context, const sp_forest *forest, int32_t num_rows,
-                    const int32_t *rows, const sp_options *options, float *logits,
-                    sp_error *error);
+                    const int32_t *rows, const sp_options *options, float *logits, sp_error *error);
 
 /* Resident segments keep their keys and values between calls. A segment is made empty, with room
  * for `capacity` rows, under a resident parent or none (-1). Its position follows from its parent's

@@ -119,6 +119,7 @@ def make_seeds(folder: Path) -> list[Seed]:
 def prompt_seeds(folder: Path) -> Iterator[Seed]:
     """Prompts of all systems (tests/golden/prompts), prefixes, one of ours, a run's checkpoint."""
     import numpy as np
+    from tuner import quadratic
 
     from softprompt.prompt import Prefix, SoftPrompt
 
@@ -152,6 +153,8 @@ def prompt_seeds(folder: Path) -> Iterator[Seed]:
     for kind in ("PREFIX_TUNING", "CARTRIDGE"):
         Prefix(*arrays).save(folder / kind, peft_type=kind)
         yield seed(kind, read_prefix)
+    quadratic.run(checkpoint_dir=folder / "checkpoint", max_steps=4).execute()
+    yield seed("checkpoint", read_checkpoint)
 
 
 def model_seeds(folder: Path) -> Iterator[Seed]:

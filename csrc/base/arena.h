@@ -6,8 +6,8 @@
 #include "size.h"
 
 typedef struct {
-    char *base;   /* NULL: only measuring */
-    size_t used;  /* SIZE_MAX: did not fit */
+    char *base;  /* NULL: only measuring */
+    size_t used; /* SIZE_MAX: did not fit */
     size_t peak;
 } sp_arena;
 

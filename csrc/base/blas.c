@@ -175,7 +175,8 @@ sp_blas_initialize(sp_error *error)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     static const int SHAPES[][3] = {
-        {1, 1, 1}, {1, 17, 64}, {3, 5, 7}, {5, 33, 31}, {16, 16, 16}, {17, 48, 65}, {33, 7, 129}, {67, 49, 131},
+        {1, 1, 1},    {1, 17, 64},  {3, 5, 7},    {5, 33, 31},
+        {16, 16, 16}, {17, 48, 65}, {33, 7, 129}, {67, 49, 131},
     };
     if (pthread_once(&once, register_fork_handlers) != 0 || fork_handlers != 0) {
         return sp_fail(error, SP_NO_MEMORY, "no memory for the handlers of a fork");

@@ -72,7 +72,8 @@ static int
 container_quota(void)
 {
     long long quota = 0, period = 0;
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r"); /* cgroup v2: "max 100000" or "200000 100000" */
+    FILE *file =
+        fopen("/sys/fs/cgroup/cpu.max", "r"); /* cgroup v2: "max 100000" or "200000 100000" */
     if (file != NULL) {
         if (fscanf(file, "%lld %lld", &quota, &period) != 2) {
             quota = 0;

@@ -9,12 +9,12 @@
 sp_status sp_fail(sp_error *error, sp_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-#define SP_TRY(call)                         \
-    do {                                     \
-        sp_status sp_try_status_ = (call);   \
-        if (sp_try_status_ != SP_OK) {       \
-            return sp_try_status_;           \
-        }                                    \
+#define SP_TRY(call)                       \
+    do {                                   \
+        sp_status sp_try_status_ = (call); \
+        if (sp_try_status_ != SP_OK) {     \
+            return sp_try_status_;         \
+        }                                  \
     } while (0)
 
 #endif

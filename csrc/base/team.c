@@ -26,18 +26,18 @@ struct sp_team {
     pthread_mutex_t mutex;
     pthread_cond_t work_there; /* a new round, or the end */
     pthread_cond_t work_done;
-    atomic_uint round;      /* grows with every sp_team_run; the last value means "stop" */
-    atomic_int next;        /* first task that nobody has taken */
-    atomic_int busy;        /* workers that are still in this round */
+    atomic_uint round; /* grows with every sp_team_run; the last value means "stop" */
+    atomic_int next;   /* first task that nobody has taken */
+    atomic_int busy;   /* workers that are still in this round */
     atomic_int stopping;
     sp_task *task;
     void *job;
     int num_tasks;
-    int size;               /* threads, with the caller */
-    float *scratch;         /* [threads][scratch_floats], lent, or NULL */
+    int size;       /* threads, with the caller */
+    float *scratch; /* [threads][scratch_floats], lent, or NULL */
     size_t scratch_floats;
-    pthread_t *threads;     /* [size - 1] */
-    member *members;        /* [size - 1] */
+    pthread_t *threads; /* [size - 1] */
+    member *members;    /* [size - 1] */
 };
 
 static void

@@ -93,8 +93,8 @@ static void
 gather(const view *v, float *rows, const float *matrix, float scale)
 {
     size_t width = (size_t)v->group * (size_t)v->a->head_dim;
-    const float *from = matrix + (int64_t)v->block->first * v->q_width
-                        + (int64_t)v->kv_head * (int64_t)width;
+    const float *from =
+        matrix + (int64_t)v->block->first * v->q_width + (int64_t)v->kv_head * (int64_t)width;
     for (int32_t i = 0; i < v->block->count; i++, from += v->q_width, rows += width) {
         for (size_t j = 0; j < width; j++) {
             rows[j] = scale * from[j];
@@ -106,8 +106,8 @@ static void
 scatter(const view *v, float *matrix, const float *rows, float scale, int only_virtual)
 {
     size_t width = (size_t)v->group * (size_t)v->a->head_dim;
-    float *to = matrix + (int64_t)v->block->first * v->q_width
-                + (int64_t)v->kv_head * (int64_t)width;
+    float *to =
+        matrix + (int64_t)v->block->first * v->q_width + (int64_t)v->kv_head * (int64_t)width;
     const sp_query *query = v->a->queries + v->block->first;
     for (int32_t i = 0; i < v->block->count; i++, to += v->q_width, rows += width) {
         if (!only_virtual || query[i].is_virtual) {
@@ -295,8 +295,14 @@ void
 sp_attention_forward(sp_team *team, const sp_attention *a, const sp_scores *rule,
                      const sp_span *spans, float *out, float *lse, const float *q, float *scratch)
 {
-    forward_job job = {.a = a, .rule = rule, .spans = spans, .out = out, .lse = lse, .q = q,
-                       .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 0)};
+    forward_job job = {.a = a,
+                       .rule = rule,
+                       .spans = spans,
+                       .out = out,
+                       .lse = lse,
+                       .q = q,
+                       .scratch = scratch,
+                       .scratch_floats = sp_attention_scratch(a, 0)};
     sp_team_run(team, a->num_blocks * a->num_kv_heads, forward_task, &job);
 }
 
@@ -319,8 +325,8 @@ typedef struct {
 static float *
 strand_sums(const backward_job *job, int32_t strand, int values)
 {
-    size_t floats = (size_t)job->a->shared_rows * (size_t)job->a->num_kv_heads
-                    * (size_t)job->a->head_dim;
+    size_t floats =
+        (size_t)job->a->shared_rows * (size_t)job->a->num_kv_heads * (size_t)job->a->head_dim;
     return job->strands + (size_t)(strand * 2 + values) * floats;
 }
 
@@ -428,9 +434,17 @@ sp_attention_backward(sp_team *team, const sp_attention *a, const sp_scores *rul
                       const sp_span *spans, float *dq, const float *dout, const float *q,
                       const float *lse, float *scratch, float *strands, int only_virtual)
 {
-    backward_job job = {.a = a, .rule = rule, .spans = spans, .dq = dq, .dout = dout, .q = q,
-                        .lse = lse, .scratch = scratch, .scratch_floats = sp_attention_scratch(a, 1),
-                        .strands = strands, .only_virtual = only_virtual};
+    backward_job job = {.a = a,
+                        .rule = rule,
+                        .spans = spans,
+                        .dq = dq,
+                        .dout = dout,
+                        .q = q,
+                        .lse = lse,
+                        .scratch = scratch,
+                        .scratch_floats = sp_attention_scratch(a, 1),
+                        .strands = strands,
+                        .only_virtual = only_virtual};
     memset(strands, 0, sp_attention_strand_floats(a) * sizeof *strands);
     sp_team_run(team, a->num_strands * a->num_kv_heads, backward_task, &job);
     if (a->shared_rows > 0) {

@@ -17,24 +17,24 @@
 typedef struct {
     const float *k; /* [length, kv_width] */
     const float *v;
-    float *dk;      /* [length, kv_width], += ; NULL: not wanted */
+    float *dk; /* [length, kv_width], += ; NULL: not wanted */
     float *dv;
     int32_t length;
     int32_t shared; /* row in the strands' own sums, or -1: one strand alone adds to it */
 } sp_span;
 
 typedef struct {
-    int32_t own;      /* span of its segment, or of the one that it reads */
-    int32_t visible;  /* rows of that span that it sees: causal its index in the segment + 1 */
-    int32_t index;    /* in its own segment */
+    int32_t own;        /* span of its segment, or of the one that it reads */
+    int32_t visible;    /* rows of that span that it sees: causal its index in the segment + 1 */
+    int32_t index;      /* in its own segment */
     int32_t is_virtual; /* its segment holds virtual tokens */
 } sp_query;
 
 typedef struct {
-    int32_t first, count;             /* queries */
+    int32_t first, count;                  /* queries */
     int32_t first_ancestor, num_ancestors; /* in the list of ancestor spans */
     int32_t ancestor_rows;
-    int32_t own_rows;                 /* largest `visible` */
+    int32_t own_rows; /* largest `visible` */
 } sp_query_block;
 
 typedef struct {
@@ -52,10 +52,10 @@ typedef struct {
 /* How the products of queries and keys become scores; layers may differ in it. A key's place on its
  * path is its position, so that a window and a bias need nothing else. */
 typedef struct {
-    float scale;         /* of the products */
-    float soft_cap;      /* then cap * tanh(score / cap); 0: none */
-    int32_t window;      /* keys that a query sees, its own among them; 0: all before it */
-    const float *alibi;  /* [num_heads, alibi_stride] bias of a key by its position; NULL: none */
+    float scale;        /* of the products */
+    float soft_cap;     /* then cap * tanh(score / cap); 0: none */
+    int32_t window;     /* keys that a query sees, its own among them; 0: all before it */
+    const float *alibi; /* [num_heads, alibi_stride] bias of a key by its position; NULL: none */
     int64_t alibi_stride;
     const float *relative; /* [num_heads, 2 * relative_reach + 1] bias of a key by its distance, its
                             * place on the path less the query's; NULL: none */

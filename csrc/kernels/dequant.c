@@ -32,12 +32,12 @@ sp_conversion_now(const sp_stored_type *type)
 {
     switch (sp_kernels_cpu()) {
 #if defined(__x86_64__)
-        case SP_CPU_AVX2:
-            return sp_conversions_avx2[type->index];
-        case SP_CPU_AVX512:
-            return sp_conversions_avx512[type->index];
+    case SP_CPU_AVX2:
+        return sp_conversions_avx2[type->index];
+    case SP_CPU_AVX512:
+        return sp_conversions_avx512[type->index];
 #endif
-        default:
-            return sp_conversions_generic[type->index];
+    default:
+        return sp_conversions_generic[type->index];
     }
 }

@@ -13,32 +13,32 @@
 #include <stdint.h>
 
 /* name as in GGUF, numbers of a block (1, or a power of two), bytes of a block, function */
-#define SP_EACH_STORED_TYPE(TYPE)  \
-    TYPE(F32, 1, 4, f32)           \
-    TYPE(F16, 1, 2, f16)           \
-    TYPE(BF16, 1, 2, bf16)         \
-    TYPE(Q4_0, 32, 18, q4_0)       \
-    TYPE(Q4_1, 32, 20, q4_1)       \
-    TYPE(Q5_0, 32, 22, q5_0)       \
-    TYPE(Q5_1, 32, 24, q5_1)       \
-    TYPE(Q8_0, 32, 34, q8_0)       \
-    TYPE(Q2_K, 256, 84, q2_k)      \
-    TYPE(Q3_K, 256, 110, q3_k)     \
-    TYPE(Q4_K, 256, 144, q4_k)     \
-    TYPE(Q5_K, 256, 176, q5_k)     \
-    TYPE(Q6_K, 256, 210, q6_k)     \
-    TYPE(IQ4_NL, 32, 18, iq4_nl)   \
-    TYPE(IQ4_XS, 256, 136, iq4_xs) \
-    TYPE(IQ3_S, 256, 110, iq3_s)   \
+#define SP_EACH_STORED_TYPE(TYPE)   \
+    TYPE(F32, 1, 4, f32)            \
+    TYPE(F16, 1, 2, f16)            \
+    TYPE(BF16, 1, 2, bf16)          \
+    TYPE(Q4_0, 32, 18, q4_0)        \
+    TYPE(Q4_1, 32, 20, q4_1)        \
+    TYPE(Q5_0, 32, 22, q5_0)        \
+    TYPE(Q5_1, 32, 24, q5_1)        \
+    TYPE(Q8_0, 32, 34, q8_0)        \
+    TYPE(Q2_K, 256, 84, q2_k)       \
+    TYPE(Q3_K, 256, 110, q3_k)      \
+    TYPE(Q4_K, 256, 144, q4_k)      \
+    TYPE(Q5_K, 256, 176, q5_k)      \
+    TYPE(Q6_K, 256, 210, q6_k)      \
+    TYPE(IQ4_NL, 32, 18, iq4_nl)    \
+    TYPE(IQ4_XS, 256, 136, iq4_xs)  \
+    TYPE(IQ3_S, 256, 110, iq3_s)    \
     TYPE(IQ3_XXS, 256, 98, iq3_xxs) \
-    TYPE(IQ2_S, 256, 82, iq2_s)    \
-    TYPE(IQ2_XS, 256, 74, iq2_xs)  \
+    TYPE(IQ2_S, 256, 82, iq2_s)     \
+    TYPE(IQ2_XS, 256, 74, iq2_xs)   \
     TYPE(IQ2_XXS, 256, 66, iq2_xxs) \
-    TYPE(IQ1_M, 256, 56, iq1_m)    \
-    TYPE(IQ1_S, 256, 50, iq1_s)    \
-    TYPE(TQ1_0, 256, 54, tq1_0)    \
-    TYPE(TQ2_0, 256, 66, tq2_0)    \
-    TYPE(MXFP4, 32, 17, mxfp4)     \
+    TYPE(IQ1_M, 256, 56, iq1_m)     \
+    TYPE(IQ1_S, 256, 50, iq1_s)     \
+    TYPE(TQ1_0, 256, 54, tq1_0)     \
+    TYPE(TQ2_0, 256, 66, tq2_0)     \
+    TYPE(MXFP4, 32, 17, mxfp4)      \
     TYPE(NVFP4, 64, 36, nvfp4)
 
 /* Largest block of a type: a multiple of it is a multiple of every block. */

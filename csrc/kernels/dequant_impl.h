@@ -537,8 +537,7 @@ tq2_0(const uint8_t *restrict src, float *restrict dst, size_t num_blocks)
 }
 
 /* Twice the sixteen numbers of E2M1. */
-static const int8_t fp4_levels[16] = {0, 1,  2,  3,  4,  6,  8,  12,
-                                      0, -1, -2, -3, -4, -6, -8, -12};
+static const int8_t fp4_levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 /* Exponent of d/2 | 16 bytes as in Q4_0 */
 static void
@@ -561,8 +560,8 @@ nvfp4(const uint8_t *restrict src, float *restrict dst, size_t num_blocks)
             const int s = src[run], exponent = s >> 3 & 15;
             const float mantissa = (float)(s & 7);
             const float power = (float)(1 << exponent) * 0x1p-7f;
-            const float value = exponent == 0 ? mantissa * 0x1p-9f
-                                              : (1.0f + mantissa / 8.0f) * power;
+            const float value =
+                exponent == 0 ? mantissa * 0x1p-9f : (1.0f + mantissa / 8.0f) * power;
             const float scale = s == 0x7f ? 0.0f : value * 0.5f;
             int8_t v[16];
             for (int i = 0; i < 8; i++) {

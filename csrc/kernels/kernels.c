@@ -10,13 +10,13 @@ sp_kernels_for(sp_cpu cpu)
 {
     switch (cpu) {
 #if defined(__x86_64__)
-        case SP_CPU_AVX2:
-            return &sp_kernels_avx2;
-        case SP_CPU_AVX512:
-            return &sp_kernels_avx512;
+    case SP_CPU_AVX2:
+        return &sp_kernels_avx2;
+    case SP_CPU_AVX512:
+        return &sp_kernels_avx512;
 #endif
-        default:
-            return &sp_kernels_generic;
+    default:
+        return &sp_kernels_generic;
     }
 }
 

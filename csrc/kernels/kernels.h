@@ -28,7 +28,8 @@ typedef struct {
                    int32_t rotary_dim, int interleaved, float direction);
 
     /* y = act(gate) * up over n numbers; backward overwrites dgate and dup (dy may be either). */
-    void (*gated_forward)(float *y, const float *gate, const float *up, sp_activation act, int64_t n);
+    void (*gated_forward)(float *y, const float *gate, const float *up, sp_activation act,
+                          int64_t n);
     void (*gated_backward)(float *dgate, float *dup, const float *dy, const float *gate,
                            const float *up, sp_activation act, int64_t n);
     /* y = act(x); dx = dy * act'(x) (dx may be dy). */

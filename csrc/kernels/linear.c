@@ -65,8 +65,8 @@ sp_linear_scratch(const sp_linear *linear)
     }
     int32_t step = sp_max32(STEP, sp_matrix_column_step(&linear->weight));
     size_t few = (size_t)few_outputs(linear) * (size_t)linear->inputs;
-    size_t forward = (size_t)widest_part(linear->outputs, STEP)
-                     * (size_t)sp_min32(DEPTH, linear->inputs);
+    size_t forward =
+        (size_t)widest_part(linear->outputs, STEP) * (size_t)sp_min32(DEPTH, linear->inputs);
     /* other linears of a common backward may have larger blocks */
     size_t backward = (size_t)sp_min32(DEPTH, linear->outputs)
                       * (size_t)sp_max32(widest_part(linear->inputs, step),
@@ -152,8 +152,13 @@ void
 sp_linear_forward(sp_team *team, int count, float *const *y, const float *x,
                   const sp_linear *const *linears, int32_t n, const float *residual)
 {
-    forward_job job = {.team = team, .y = y, .x = x, .linears = linears, .residual = residual,
-                       .n = n, .row_parts = parts(n, ROW_GRAIN)};
+    forward_job job = {.team = team,
+                       .y = y,
+                       .x = x,
+                       .linears = linears,
+                       .residual = residual,
+                       .n = n,
+                       .row_parts = parts(n, ROW_GRAIN)};
     int32_t tasks = 0;
     for (int i = 0; i < count; i++) {
         int32_t outputs = linears[i]->outputs;
@@ -190,8 +195,8 @@ backward_task(void *argument, int task, int thread)
         const sp_linear *linear = job->linears[i];
         for (int32_t k = 0; k < linear->outputs; k += DEPTH) {
             int32_t depth = sp_min32(DEPTH, linear->outputs - k), stride;
-            const float *w = sp_matrix_tile(&linear->weight, k, depth, c0, c1 - c0, scratch,
-                                            &stride);
+            const float *w =
+                sp_matrix_tile(&linear->weight, k, depth, c0, c1 - c0, scratch, &stride);
             sp_gemm_nn(r1 - r0, c1 - c0, depth, 1.0f,
                        job->dy[i] + (int64_t)r0 * linear->outputs + k, linear->outputs, w, stride,
                        i > 0 || k > 0, job->dx + (int64_t)r0 * inputs + c0, inputs);
@@ -207,8 +212,14 @@ sp_linear_backward(sp_team *team, int count, float *dx, const float *const *dy,
     for (int i = 0; i < count; i++) {
         step = sp_max32(step, sp_matrix_column_step(&linears[i]->weight));
     }
-    backward_job job = {.team = team, .count = count, .dx = dx, .dy = dy, .linears = linears,
-                        .n = n, .row_parts = parts(n, ROW_GRAIN),
-                        .column_parts = column_parts(inputs, step), .step = step};
+    backward_job job = {.team = team,
+                        .count = count,
+                        .dx = dx,
+                        .dy = dy,
+                        .linears = linears,
+                        .n = n,
+                        .row_parts = parts(n, ROW_GRAIN),
+                        .column_parts = column_parts(inputs, step),
+                        .step = step};
     sp_team_run(team, job.row_parts * job.column_parts, backward_task, &job);
 }

@@ -128,8 +128,8 @@ layer_norm_forward(float *restrict y, float *restrict mean, float *restrict rstd
 
 static void
 layer_norm_backward(float *restrict dx, const float *restrict dy, const float *restrict x,
-                    const float *restrict w, const float *restrict mean,
-                    const float *restrict rstd, int32_t n, int32_t d)
+                    const float *restrict w, const float *restrict mean, const float *restrict rstd,
+                    int32_t n, int32_t d)
 {
     for (int32_t r = 0; r < n; r++, x += d, dy += d, dx += d) {
         float sum = 0.0f, product = 0.0f, middle = mean[r], scale = rstd[r];
@@ -262,9 +262,12 @@ relu_squared_slope(float x)
 static void
 gated_forward(float *y, const float *gate, const float *up, sp_activation act, int64_t n)
 {
-#define CASE(kind, f)                              \
-    case kind:                                     \
-        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { y[i] = f(gate[i]) * up[i]; } \
+#define CASE(kind, f)                                       \
+    case kind:                                              \
+        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) \
+        {                                                   \
+            y[i] = f(gate[i]) * up[i];                      \
+        }                                                   \
         break;
     switch (act) {
         SP_EACH_ACTIVATION(CASE)
@@ -276,14 +279,14 @@ static void
 gated_backward(float *dgate, float *dup, const float *dy, const float *gate, const float *up,
                sp_activation act, int64_t n)
 {
-#define CASE(kind, f)                                                  \
-    case kind:                                                         \
-        _Pragma("omp simd") for (int64_t i = 0; i < n; i++)            \
-        {                                                              \
-            float g = gate[i], d = dy[i], u = up[i];                   \
-            dup[i] = d * f(g);                                         \
-            dgate[i] = d * u * f##_slope(g);                           \
-        }                                                              \
+#define CASE(kind, f)                                       \
+    case kind:                                              \
+        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) \
+        {                                                   \
+            float g = gate[i], d = dy[i], u = up[i];        \
+            dup[i] = d * f(g);                              \
+            dgate[i] = d * u * f##_slope(g);                \
+        }                                                   \
         break;
     switch (act) {
         SP_EACH_ACTIVATION(CASE)
@@ -294,9 +297,12 @@ gated_backward(float *dgate, float *dup, const float *dy, const float *gate, con
 static void
 activation_forward(float *y, const float *x, sp_activation act, int64_t n)
 {
-#define CASE(kind, f) \
-    case kind:        \
-        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { y[i] = f(x[i]); } \
+#define CASE(kind, f)                                       \
+    case kind:                                              \
+        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) \
+        {                                                   \
+            y[i] = f(x[i]);                                 \
+        }                                                   \
         break;
     switch (act) {
         SP_EACH_ACTIVATION(CASE)
@@ -307,9 +313,12 @@ activation_forward(float *y, const float *x, sp_activation act, int64_t n)
 static void
 activation_backward(float *dx, const float *dy, const float *x, sp_activation act, int64_t n)
 {
-#define CASE(kind, f) \
-    case kind:        \
-        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) { dx[i] = dy[i] * f##_slope(x[i]); } \
+#define CASE(kind, f)                                       \
+    case kind:                                              \
+        _Pragma("omp simd") for (int64_t i = 0; i < n; i++) \
+        {                                                   \
+            dx[i] = dy[i] * f##_slope(x[i]);                \
+        }                                                   \
         break;
     switch (act) {
         SP_EACH_ACTIVATION(CASE)

@@ -19,8 +19,8 @@ sp_initialize(const char *name, sp_error *error)
         }
         cpu = (sp_cpu)wanted;
         if (!sp_cpu_has(cpu)) {
-            return sp_fail(error, SP_UNSUPPORTED, "SOFTPROMPT_CPU = \"%s\": this CPU has no %s", name,
-                           name);
+            return sp_fail(error, SP_UNSUPPORTED, "SOFTPROMPT_CPU = \"%s\": this CPU has no %s",
+                           name, name);
         }
     }
     SP_TRY(sp_blas_initialize(error));

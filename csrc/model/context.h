@@ -13,11 +13,11 @@ typedef struct {
 } sp_resident;
 
 struct sp_context {
-    const sp_model *model;  /* borrowed */
-    char *workspace;        /* owned, kept between calls */
+    const sp_model *model; /* borrowed */
+    char *workspace;       /* owned, kept between calls */
     size_t workspace_bytes;
-    int32_t num_segments;   /* length of the two tables */
-    sp_segment *segments;   /* k, v (of an encoder memory_k, memory_v) in the residents' blocks */
+    int32_t num_segments; /* length of the two tables */
+    sp_segment *segments; /* k, v (of an encoder memory_k, memory_v) in the residents' blocks */
     sp_resident *residents;
     size_t resident_bytes;
 };

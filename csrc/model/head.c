@@ -38,8 +38,7 @@ sp_heads_place(sp_heads *heads, sp_arena *arena, const sp_model *model, int32_t 
     heads->rows = sp_arena_take(arena, (size_t)needed * d);
     heads->drows = sp_arena_take(arena, heads->want_grad ? (size_t)needed * d : 0);
     heads->slopes = sp_arena_take(arena, (size_t)losses->num_entries);
-    heads->choice_sums =
-        (double *)(void *)sp_arena_take(arena, 2 * (size_t)losses->num_choices);
+    heads->choice_sums = (double *)(void *)sp_arena_take(arena, 2 * (size_t)losses->num_choices);
     heads->row_list = (int32_t *)(void *)sp_arena_take(arena, m);
     heads->lse = (double *)(void *)sp_arena_take(arena, 2 * m);
 }
@@ -64,8 +63,8 @@ head_of_kind(const sp_heads *heads, const sp_model *model, int kind)
     sp_linear head = sp_model_head(model);
     if (kind == CUT) {
         head.outputs = heads->losses->num_cut_tokens;
-        head.weight = (sp_matrix){
-            .numbers = heads->cut_weight, .rows = head.outputs, .cols = head.inputs};
+        head.weight =
+            (sp_matrix){.numbers = heads->cut_weight, .rows = head.outputs, .cols = head.inputs};
         head.bias = head.bias == NULL ? NULL : heads->cut_bias;
     }
     return head;
@@ -165,8 +164,7 @@ chunk_backward(sp_heads *heads, sp_pass *pass, const sp_linear *head, int kind, 
                int32_t count)
 {
     sp_team_run(pass->team, count, slope_task, job);
-    sp_linear_backward(pass->team, 1, heads->drows,
-                       (const float *[]){heads->chunk_logits[kind]},
+    sp_linear_backward(pass->team, 1, heads->drows, (const float *[]){heads->chunk_logits[kind]},
                        (const sp_linear *[]){head}, count);
     for (int32_t i = 0; i < count; i++) {
         memcpy(heads->dhidden + (int64_t)job->list[i] * head->inputs,
@@ -185,9 +183,13 @@ run_kind(sp_heads *heads, sp_pass *pass, int kind, int32_t first, const int32_t 
     sp_linear head = head_of_kind(heads, pass->model, kind);
     for (int32_t start = 0; start < count; start += heads->chunk[kind]) {
         int32_t now = sp_min32(heads->chunk[kind], count - start);
-        chunk_job job = {.heads = heads, .kernels = pass->kernels, .spec = &pass->model->spec,
-                         .logits = heads->chunk_logits[kind], .tokens = head.outputs,
-                         .first = first, .list = list + start};
+        chunk_job job = {.heads = heads,
+                         .kernels = pass->kernels,
+                         .spec = &pass->model->spec,
+                         .logits = heads->chunk_logits[kind],
+                         .tokens = head.outputs,
+                         .first = first,
+                         .list = list + start};
         if (way != BACKWARD || now < count) {
             chunk_logits(heads, pass, &head, kind, job.list, now);
         }

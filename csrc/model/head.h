@@ -12,16 +12,16 @@ typedef struct {
     double *log_probs;           /* [num_entries] out */
     float *logits;               /* [head rows, V] out, where losses is NULL */
     /* Scratch, placed by sp_heads_place. */
-    int32_t chunk[2];            /* rows at a time: full head, cut head */
-    float *chunk_logits[2];      /* [chunk, V], [chunk, num_cut_tokens] */
+    int32_t chunk[2];             /* rows at a time: full head, cut head */
+    float *chunk_logits[2];       /* [chunk, V], [chunk, num_cut_tokens] */
     float *cut_weight, *cut_bias; /* [num_cut_tokens, d], [num_cut_tokens] */
-    float *hidden, *dhidden;     /* [m, d] */
-    float *stats;                /* [2, m] */
-    float *rows, *drows;         /* [largest chunk, d] */
-    float *slopes;               /* [num_entries] d loss / d log_prob */
-    double *choice_sums;         /* [num_choices] log-likelihoods */
-    int32_t *row_list;           /* [m] */
-    double *lse;                 /* [m] */
+    float *hidden, *dhidden;      /* [m, d] */
+    float *stats;                 /* [2, m] */
+    float *rows, *drows;          /* [largest chunk, d] */
+    float *slopes;                /* [num_entries] d loss / d log_prob */
+    double *choice_sums;          /* [num_choices] log-likelihoods */
+    int32_t *row_list;            /* [m] */
+    double *lse;                  /* [m] */
 } sp_heads;
 
 void sp_heads_place(sp_heads *heads, sp_arena *arena, const sp_model *model, int32_t max_head_rows);

@@ -32,15 +32,15 @@ input_row(const sp_pass *pass, const sp_pack *pack, float *x, int32_t r)
     const sp_model *model = pass->model;
     const sp_stack *stack = sp_model_stack(model, pack->encoder);
     int32_t d = model->spec.hidden_size, symbol = pack->symbols[r], stride;
-    const sp_matrix *table = sp_matrix_is_there(&stack->embedding) ? &stack->embedding
-                                                                   : &model->decoder.embedding;
+    const sp_matrix *table =
+        sp_matrix_is_there(&stack->embedding) ? &stack->embedding : &model->decoder.embedding;
     const float *row = symbol < 0 ? pass->prompt + (int64_t)(-1 - symbol) * d
                                   : sp_matrix_tile(table, symbol, 1, 0, d, x, &stride);
     float scale = model->spec.input_scale * (symbol < 0 ? 1.0f : model->spec.embedding_scale);
-    const float *place = !sp_matrix_is_there(&stack->position)
-                             ? NULL
-                             : sp_matrix_tile(&stack->position, pack->positions[r], 1, 0, d,
-                                              pass->scratch, &stride);
+    const float *place =
+        !sp_matrix_is_there(&stack->position)
+            ? NULL
+            : sp_matrix_tile(&stack->position, pack->positions[r], 1, 0, d, pass->scratch, &stride);
     for (int32_t i = 0; i < d; i++) {
         x[i] = scale * row[i] + (place == NULL ? 0.0f : place[i]);
     }
@@ -111,8 +111,8 @@ sp_rotation_prepare(sp_pass *pass, const sp_pack *pack)
         for (int32_t p = 0; p < pack->num_parts; p++) {
             const sp_part *part = &pack->parts[p];
             const sp_segment *segment = &pass->segments[part->segment];
-            const float *all = segment->frequencies == NULL ? model->inv_freq
-                                                            : segment->frequencies;
+            const float *all =
+                segment->frequencies == NULL ? model->inv_freq : segment->frequencies;
             const float *frequencies = all + (size_t)s * (size_t)half;
             for (int32_t r = part->row; r < part->row + part->count; r++) {
                 int32_t position = pack->positions[r];
@@ -189,7 +189,8 @@ heads_row(const heads_job *job, const sp_norm_weights *norm, sp_norm_rows rows, 
     const sp_spec *spec = &pass->model->spec;
     int32_t width = heads * spec->head_dim, half = spec->rotary_dim / 2;
     int has_norm = spec->qk_norm != SP_QK_NORM_NONE;
-    size_t at = (size_t)sp_max32(job->layer->rope, 0) * pass->rope_stride + (size_t)row * (size_t)half;
+    size_t at =
+        (size_t)sp_max32(job->layer->rope, 0) * pass->rope_stride + (size_t)row * (size_t)half;
     if (!job->backward && raw != NULL) {
         if (spec->qkv_clip > 0.0f) {
             pass->kernels->clamp_forward(raw, spec->qkv_clip, width);
@@ -203,7 +204,8 @@ heads_row(const heads_job *job, const sp_norm_weights *norm, sp_norm_rows rows, 
     }
     if (job->layer->rope >= 0) {
         pass->kernels->rotate(x, pass->cos + at, pass->sin + at, heads, spec->head_dim,
-                              spec->rotary_dim, spec->rope_interleaved, job->backward ? -1.0f : 1.0f);
+                              spec->rotary_dim, spec->rope_interleaved,
+                              job->backward ? -1.0f : 1.0f);
     }
     if (job->backward && raw != NULL) {
         if (has_norm) {
@@ -262,7 +264,7 @@ run_heads(const heads_job *job)
 typedef struct {
     const sp_pass *pass;
     const sp_norm_weights *norm;
-    float *y;        /* forward: y; backward: dx */
+    float *y; /* forward: y; backward: dx */
     sp_norm_rows rows;
     const float *dy; /* NULL: forward */
     const float *x;
@@ -597,7 +599,8 @@ sp_store_resident(const sp_pass *pass, const sp_pack *pack, const float *k, cons
         const sp_segment *segment = &pass->segments[part->segment];
         size_t stride = pack->encoder ? segment->memory_stride : segment->stride;
         size_t to = (size_t)layer * stride + (size_t)part->first * width;
-        size_t from = (size_t)part->row * width, bytes = (size_t)part->count * width * sizeof(float);
+        size_t from = (size_t)part->row * width,
+               bytes = (size_t)part->count * width * sizeof(float);
         memcpy((pack->encoder ? segment->memory_k : segment->k) + to, k + from, bytes);
         memcpy((pack->encoder ? segment->memory_v : segment->v) + to, v + from, bytes);
     }
@@ -639,8 +642,15 @@ sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, 
         sp_linear_forward(pass->team, 3, (float *[]){q, keys, v}, in,
                           (const sp_linear *[]){&layer->q, &layer->k, &layer->v}, n, NULL);
     }
-    heads_job heads = {.pass = pass, .layer = layer, .saved = &saved, .q = saved.q,
-                       .q_rows = last ? pack->head_rows : NULL, .num_q = r, .k = k, .v = v, .n = n};
+    heads_job heads = {.pass = pass,
+                       .layer = layer,
+                       .saved = &saved,
+                       .q = saved.q,
+                       .q_rows = last ? pack->head_rows : NULL,
+                       .num_q = r,
+                       .k = k,
+                       .v = v,
+                       .n = n};
     run_heads(&heads);
     if (act->keep == SP_KEEP_RESIDENT && !pack->encoder) {
         sp_store_resident(pass, pack, k, v, index);
@@ -652,7 +662,7 @@ sp_layer_forward(sp_pass *pass, const sp_pack *pack, const sp_activations *act, 
     sp_pack_spans(pack, attention, pass->segments, index, 0, pass->spans);
     sp_attention_forward(pass->team, attention, &rule, pass->spans, pass->mixed, saved.lse, saved.q,
                          pass->attention);
-    float *out = last                              ? pass->top
+    float *out = last                             ? pass->top
                  : index == stack->num_layers - 1 ? act->out
                                                   : sp_activations_layer(act, model, index + 1).x;
     half_end attention_ends = attention_end(layer, &saved), mlp_ends = mlp_end(layer, &saved);
@@ -713,10 +723,9 @@ virtual_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
             }
         }
     }
-    sp_linear_backward(
-        pass->team, 3, pass->virtual_dh,
-        (const float *[]){pass->virtual_dq, pass->virtual_dk, pass->virtual_dv},
-        (const sp_linear *[]){&layer->q, &layer->k, &layer->v}, p);
+    sp_linear_backward(pass->team, 3, pass->virtual_dh,
+                       (const float *[]){pass->virtual_dq, pass->virtual_dk, pass->virtual_dv},
+                       (const sp_linear *[]){&layer->q, &layer->k, &layer->v}, p);
     begin_backward(pass, &layer->attn_norm, stats, pass->virtual_dx, pass->virtual_dh,
                    pass->virtual_x, p);
     embed_backward(pass, pack);
@@ -774,9 +783,17 @@ sp_layer_backward(sp_pass *pass, const sp_pack *pack, const sp_activations *act,
     if (index == 0 && pack->num_virtual == 0) {
         return; /* the ancestors have theirs, and nothing before these rows is wanted */
     }
-    heads_job heads = {.pass = pass, .layer = layer, .saved = &saved, .q = pass->mixed,
-                       .q_rows = last ? pack->head_rows : NULL, .num_q = r, .k = dk, .v = dv,
-                       .values = act->v + (size_t)index * act->kv_stride, .n = n, .backward = 1};
+    heads_job heads = {.pass = pass,
+                       .layer = layer,
+                       .saved = &saved,
+                       .q = pass->mixed,
+                       .q_rows = last ? pack->head_rows : NULL,
+                       .num_q = r,
+                       .k = dk,
+                       .v = dv,
+                       .values = act->v + (size_t)index * act->kv_stride,
+                       .n = n,
+                       .backward = 1};
     run_heads(&heads);
     if (index == 0) {
         virtual_backward(pass, pack, act, &saved, dx, grad);

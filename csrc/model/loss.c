@@ -77,8 +77,8 @@ forward(call *c, const sp_pack *pack, int32_t index, const sp_activations *act,
         memset(act->dv, 0, bytes);
     }
     if (act->memory_dk != NULL) {
-        size_t bytes = act->memory_stride * (size_t)c->pass.model->decoder.num_layers
-                       * sizeof(float);
+        size_t bytes =
+            act->memory_stride * (size_t)c->pass.model->decoder.num_layers * sizeof(float);
         memset(act->memory_dk, 0, bytes);
         memset(act->memory_dv, 0, bytes);
     }
@@ -191,8 +191,7 @@ static sp_status
 execute(call *c, sp_context *context, const sp_options *options, sp_error *error)
 {
     size_t bytes = measure(c, options->num_threads);
-    size_t stack_bytes =
-        sp_align(sp_mul((size_t)deepest(&c->schedule) + 1, sizeof(entered)));
+    size_t stack_bytes = sp_align(sp_mul((size_t)deepest(&c->schedule) + 1, sizeof(entered)));
     SP_TRY(sp_context_workspace(context, sp_add(bytes, stack_bytes), error));
     entered *stack = (entered *)(void *)context->workspace;
     sp_arena arena = {.base = context->workspace + stack_bytes};
@@ -209,9 +208,11 @@ check_losses(const sp_model *model, const sp_losses *losses, sp_error *error)
 {
     if (losses->num_entries < 0 || losses->num_cut_tokens < 0
         || (losses->choices != NULL && (losses->num_choices < 0 || losses->num_groups < 0))) {
-        return sp_fail(error, SP_INVALID, "a negative number of entries (%d), cut tokens (%d), "
-                       "choices (%d) or groups (%d)", losses->num_entries, losses->num_cut_tokens,
-                       losses->num_choices, losses->num_groups);
+        return sp_fail(error, SP_INVALID,
+                       "a negative number of entries (%d), cut tokens (%d), "
+                       "choices (%d) or groups (%d)",
+                       losses->num_entries, losses->num_cut_tokens, losses->num_choices,
+                       losses->num_groups);
     }
     for (int32_t i = 0; i < losses->num_cut_tokens; i++) {
         if (losses->cut_tokens[i] < 0 || losses->cut_tokens[i] >= model->spec.vocab_size) {
@@ -240,8 +241,10 @@ check_losses(const sp_model *model, const sp_losses *losses, sp_error *error)
     for (int32_t c = 0; losses->choices != NULL && c < losses->num_choices; c++) {
         if (losses->choice_groups[c] < (c > 0 ? losses->choice_groups[c - 1] : 0)
             || losses->choice_groups[c] >= losses->num_groups) {
-            return sp_fail(error, SP_INVALID, "choice_groups[%d] = %d: expected groups below %d, "
-                           "not falling", c, losses->choice_groups[c], losses->num_groups);
+            return sp_fail(error, SP_INVALID,
+                           "choice_groups[%d] = %d: expected groups below %d, "
+                           "not falling",
+                           c, losses->choice_groups[c], losses->num_groups);
         }
     }
     for (int32_t g = 0; losses->choices != NULL && g < losses->num_groups; g++) {
@@ -260,8 +263,8 @@ sp_loss_workspace(sp_context *context, const sp_forest *forest, const sp_losses 
 {
     call c;
     SP_TRY(check_losses(context->model, losses, error));
-    SP_TRY(prepare(&c, context, forest, losses->num_entries, losses->rows, losses, want_grad,
-                   NULL, options, error));
+    SP_TRY(prepare(&c, context, forest, losses->num_entries, losses->rows, losses, want_grad, NULL,
+                   options, error));
     *bytes = measure(&c, options->num_threads);
     sp_schedule_free(&c.schedule);
     return SP_OK;
@@ -274,8 +277,10 @@ check_gradient(const sp_forest *forest, const sp_gradient *grad, sp_error *error
     if (grad != NULL
         && ((forest->num_virtual > 0 && grad->prompt == NULL)
             || (forest->num_prefixes > 0 && grad->prefix == NULL))) {
-        return sp_fail(error, SP_INVALID, "no place for the gradient of %d virtual tokens or of %d "
-                       "prefixes", forest->num_virtual, forest->num_prefixes);
+        return sp_fail(error, SP_INVALID,
+                       "no place for the gradient of %d virtual tokens or of %d "
+                       "prefixes",
+                       forest->num_virtual, forest->num_prefixes);
     }
     return SP_OK;
 }
@@ -293,8 +298,7 @@ sp_loss(sp_context *context, const sp_forest *forest, const sp_losses *losses,
     c.heads.log_probs = log_probs;
     if (grad != NULL && forest->num_virtual > 0) {
         c.grad = grad->prompt;
-        memset(c.grad, 0,
-               (size_t)forest->num_virtual * (size_t)spec->hidden_size * sizeof *c.grad);
+        memset(c.grad, 0, (size_t)forest->num_virtual * (size_t)spec->hidden_size * sizeof *c.grad);
     }
     if (grad != NULL && forest->num_prefixes > 0) {
         size_t rows = (size_t)sp_forest_prefix_rows(forest);

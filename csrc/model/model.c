@@ -42,7 +42,8 @@ check_spec(const sp_spec *s, sp_error *error)
     SP_TRY(in_range("head_dim", s->head_dim, 1, MAX_WIDTH, error));
     SP_TRY(in_range("intermediate_size", s->intermediate_size, 1, MAX_WIDTH, error));
     SP_TRY(in_range("max_positions", s->max_positions, 1, MAX_POSITIONS, error));
-    SP_TRY(in_range("num_heads * head_dim", (int64_t)s->num_heads * s->head_dim, 1, MAX_WIDTH, error));
+    SP_TRY(
+        in_range("num_heads * head_dim", (int64_t)s->num_heads * s->head_dim, 1, MAX_WIDTH, error));
     if (s->num_heads % s->num_kv_heads != 0) {
         return sp_fail(error, SP_INVALID, "num_heads = %d is not a multiple of num_kv_heads = %d",
                        s->num_heads, s->num_kv_heads);
@@ -117,11 +118,10 @@ sp_model_create(const sp_spec *spec, sp_model **out, sp_error *error)
     model->spec.windows = model->spec.ropes = NULL;
     model->decoder = (sp_stack){
         .num_layers = spec->num_layers, .vocab_size = spec->vocab_size, .layers = layers};
-    model->encoder = (sp_stack){.num_layers = spec->num_encoder_layers,
-                                .vocab_size = spec->encoder_vocab_size > 0
-                                                  ? spec->encoder_vocab_size
-                                                  : spec->vocab_size,
-                                .layers = layers + num_layers};
+    model->encoder = (sp_stack){
+        .num_layers = spec->num_encoder_layers,
+        .vocab_size = spec->encoder_vocab_size > 0 ? spec->encoder_vocab_size : spec->vocab_size,
+        .layers = layers + num_layers};
     model->q_width = spec->num_heads * spec->head_dim;
     model->kv_width = spec->num_kv_heads * spec->head_dim;
     int32_t d = spec->hidden_size, f = spec->intermediate_size;
@@ -279,36 +279,66 @@ layer_slot(const sp_model *model, const sp_stack *stack, const char *name, slot 
     int one_head = spec->qk_norm == SP_QK_NORM_HEAD;
     size_t length = (size_t)(kind - part);
 #define IS(text) (length == sizeof(text) - 1 && memcmp(part, text, length) == 0)
-    if (IS("attn_norm")) return norm_slot(&layer->attn_norm, is_bias, spec->hidden_size, out);
-    if (IS("mlp_norm")) return norm_slot(&layer->mlp_norm, is_bias, spec->hidden_size, out);
+    if (IS("attn_norm")) {
+        return norm_slot(&layer->attn_norm, is_bias, spec->hidden_size, out);
+    }
+    if (IS("mlp_norm")) {
+        return norm_slot(&layer->mlp_norm, is_bias, spec->hidden_size, out);
+    }
     if (IS("attn_out_norm")) {
         return norm_slot(&layer->attn_out_norm, is_bias, spec->hidden_size, out);
     }
-    if (IS("mlp_out_norm")) return norm_slot(&layer->mlp_out_norm, is_bias, spec->hidden_size, out);
+    if (IS("mlp_out_norm")) {
+        return norm_slot(&layer->mlp_out_norm, is_bias, spec->hidden_size, out);
+    }
     if (IS("q_norm")) {
         return norm_slot(&layer->q_norm, is_bias, one_head ? spec->head_dim : model->q_width, out);
     }
     if (IS("k_norm")) {
         return norm_slot(&layer->k_norm, is_bias, one_head ? spec->head_dim : model->kv_width, out);
     }
-    if (IS("q")) return linear_slot(&layer->q, is_bias, out);
-    if (IS("k")) return linear_slot(&layer->k, is_bias, out);
-    if (IS("v")) return linear_slot(&layer->v, is_bias, out);
-    if (IS("o")) return linear_slot(&layer->o, is_bias, out);
-    if (IS("gate")) return linear_slot(&layer->gate, is_bias, out);
-    if (IS("up")) return linear_slot(&layer->up, is_bias, out);
-    if (IS("down")) return linear_slot(&layer->down, is_bias, out);
+    if (IS("q")) {
+        return linear_slot(&layer->q, is_bias, out);
+    }
+    if (IS("k")) {
+        return linear_slot(&layer->k, is_bias, out);
+    }
+    if (IS("v")) {
+        return linear_slot(&layer->v, is_bias, out);
+    }
+    if (IS("o")) {
+        return linear_slot(&layer->o, is_bias, out);
+    }
+    if (IS("gate")) {
+        return linear_slot(&layer->gate, is_bias, out);
+    }
+    if (IS("up")) {
+        return linear_slot(&layer->up, is_bias, out);
+    }
+    if (IS("down")) {
+        return linear_slot(&layer->down, is_bias, out);
+    }
     if (layer->cross_q.outputs == 0) {
         return 0;
     }
-    if (IS("cross_norm")) return norm_slot(&layer->cross_norm, is_bias, spec->hidden_size, out);
+    if (IS("cross_norm")) {
+        return norm_slot(&layer->cross_norm, is_bias, spec->hidden_size, out);
+    }
     if (IS("cross_out_norm")) {
         return norm_slot(&layer->cross_out_norm, is_bias, spec->hidden_size, out);
     }
-    if (IS("cross_q")) return linear_slot(&layer->cross_q, is_bias, out);
-    if (IS("cross_k")) return linear_slot(&layer->cross_k, is_bias, out);
-    if (IS("cross_v")) return linear_slot(&layer->cross_v, is_bias, out);
-    if (IS("cross_o")) return linear_slot(&layer->cross_o, is_bias, out);
+    if (IS("cross_q")) {
+        return linear_slot(&layer->cross_q, is_bias, out);
+    }
+    if (IS("cross_k")) {
+        return linear_slot(&layer->cross_k, is_bias, out);
+    }
+    if (IS("cross_v")) {
+        return linear_slot(&layer->cross_v, is_bias, out);
+    }
+    if (IS("cross_o")) {
+        return linear_slot(&layer->cross_o, is_bias, out);
+    }
 #undef IS
     return 0;
 }
@@ -331,7 +361,8 @@ find_slot(sp_model *model, const char *name, slot *out)
         slot slot;
         int absent;
     } others[] = {
-        {"embedding.weight", {NULL, &stack->embedding, stack->vocab_size, spec->hidden_size},
+        {"embedding.weight",
+         {NULL, &stack->embedding, stack->vocab_size, spec->hidden_size},
          of_encoder && spec->encoder_vocab_size == 0},
         {"position.weight", {NULL, &stack->position, spec->max_positions, spec->hidden_size}, 0},
         {"relative.bias",
@@ -341,11 +372,13 @@ find_slot(sp_model *model, const char *name, slot *out)
         {"embedding_norm.bias", {&stack->embedding_norm.bias, NULL, 1, spec->hidden_size}, 0},
         {"final_norm.weight", {&stack->final_norm.weight, NULL, 1, spec->hidden_size}, 0},
         {"final_norm.bias", {&stack->final_norm.bias, NULL, 1, spec->hidden_size}, 0},
-        {"rope.inv_freq", {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2},
+        {"rope.inv_freq",
+         {&model->inv_freq, NULL, spec->num_ropes, spec->rotary_dim / 2},
          of_encoder},
         {"rope.scale", {&model->rope_scale, NULL, 1, spec->num_ropes}, of_encoder},
         {"alibi.bias", {&model->alibi, NULL, spec->num_heads, spec->max_positions}, of_encoder},
-        {"head.weight", {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size},
+        {"head.weight",
+         {NULL, &model->head.weight, spec->vocab_size, spec->hidden_size},
          of_encoder},
         {"head.bias", {&model->head.bias, NULL, 1, spec->vocab_size}, of_encoder},
     };
@@ -368,9 +401,9 @@ slot_of_shape(sp_model *model, const char *name, int64_t rows, int64_t cols, slo
                        name, model->spec.num_layers);
     }
     if (rows != found->rows || cols != found->cols) {
-        return sp_fail(error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]",
-                       name, (long long)rows, (long long)cols, (long long)found->rows,
-                       (long long)found->cols);
+        return sp_fail(
+            error, SP_INVALID, "weight %.100s: shape [%lld, %lld], expected [%lld, %lld]", name,
+            (long long)rows, (long long)cols, (long long)found->rows, (long long)found->cols);
     }
     return SP_OK;
 }
@@ -382,8 +415,7 @@ sp_model_set_weight(sp_model *model, const char *name, const float *data, int64_
     slot found;
     SP_TRY(slot_of_shape(model, name, rows, cols, &found, error));
     if (found.matrix != NULL) {
-        *found.matrix =
-            (sp_matrix){.numbers = data, .rows = (int32_t)rows, .cols = (int32_t)cols};
+        *found.matrix = (sp_matrix){.numbers = data, .rows = (int32_t)rows, .cols = (int32_t)cols};
     }
     else {
         *found.data = data;

@@ -26,11 +26,11 @@ typedef struct {
 typedef struct {
     int32_t num_layers;
     int32_t vocab_size;
-    sp_matrix embedding;    /* [vocab_size, d]; none: it has the decoder's */
-    sp_matrix position;     /* [max_positions, d], or none */
-    const float *relative;  /* [num_heads, 2 * relative_reach + 1], borrowed, or NULL */
+    sp_matrix embedding;   /* [vocab_size, d]; none: it has the decoder's */
+    sp_matrix position;    /* [max_positions, d], or none */
+    const float *relative; /* [num_heads, 2 * relative_reach + 1], borrowed, or NULL */
     sp_norm_weights embedding_norm, final_norm;
-    sp_layer *layers;       /* [num_layers], owned */
+    sp_layer *layers; /* [num_layers], owned */
 } sp_stack;
 
 struct sp_model {

@@ -158,11 +158,11 @@ build_attention(sp_attention *a, const sp_pack *pack, const sp_spec *spec,
         const sp_segment *segment = &segments[part->segment];
         int32_t index = part->first + (row - part->row);
         int32_t own = ask->cross ? segment->memory : part->segment;
-        queries[i] = (sp_query){.own = span_of[own],
-                                .visible = ask->cross || pack->encoder ? segments[own].length
-                                                                       : index + 1,
-                                .index = index,
-                                .is_virtual = segment->has_virtual};
+        queries[i] =
+            (sp_query){.own = span_of[own],
+                       .visible = ask->cross || pack->encoder ? segments[own].length : index + 1,
+                       .index = index,
+                       .is_virtual = segment->has_virtual};
     }
     a->num_blocks = cut_blocks(blocks, queries, num_queries, ask->span_segments, segments,
                                spec->num_heads / spec->num_kv_heads);

@@ -6,9 +6,9 @@
 #include "../softprompt.h"
 
 typedef struct {
-    int32_t parent; /* a segment, or -1 */
-    int32_t base;   /* rows before it on its path: the position of its first row */
-    int32_t length; /* rows that it has */
+    int32_t parent;      /* a segment, or -1 */
+    int32_t base;        /* rows before it on its path: the position of its first row */
+    int32_t length;      /* rows that it has */
     int32_t has_virtual; /* the gradient of its own keys and values is wanted in every layer */
     int32_t needs_grad;  /* it, an ancestor or what it reads holds virtual tokens or is a prefix */
     int32_t memory;      /* SP_ENCODER; the encoder segment that it reads; -1 without an encoder */
@@ -35,7 +35,7 @@ typedef struct {
 
 /* What is computed together, and who attends to what. Owns its arrays. */
 typedef struct {
-    int32_t num_rows;      /* n */
+    int32_t num_rows; /* n */
     int32_t num_parts;
     int32_t num_head_rows; /* m: rows whose logits are wanted */
     int32_t num_virtual;   /* rows that are virtual tokens */
@@ -43,15 +43,15 @@ typedef struct {
     int32_t num_memories;  /* encoder segments that they read */
     int32_t encoder;       /* its rows are the encoder's */
     int32_t needs_grad;
-    const int32_t *symbols; /* [n], borrowed */
-    sp_part *parts;         /* [num_parts] */
-    int32_t *positions;     /* [n] */
-    int32_t *head_rows;     /* [m], rising */
-    int32_t *virtual_rows;  /* [num_virtual], rising */
-    int32_t *span_segments; /* [num_spans] */
-    int32_t *memory_segments; /* [num_memories] */
-    sp_attention all;       /* every row asks */
-    sp_attention head;      /* the head rows ask: the last layer */
+    const int32_t *symbols;             /* [n], borrowed */
+    sp_part *parts;                     /* [num_parts] */
+    int32_t *positions;                 /* [n] */
+    int32_t *head_rows;                 /* [m], rising */
+    int32_t *virtual_rows;              /* [num_virtual], rising */
+    int32_t *span_segments;             /* [num_spans] */
+    int32_t *memory_segments;           /* [num_memories] */
+    sp_attention all;                   /* every row asks */
+    sp_attention head;                  /* the head rows ask: the last layer */
     sp_attention cross_all, cross_head; /* the same of what is read; no queries where nothing is */
 } sp_pack;
 

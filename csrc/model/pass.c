@@ -13,8 +13,8 @@ sp_extent_add(sp_extent *extent, const sp_pack *pack)
     for (int i = 0; i < 4; i++) {
         size_t floats = sp_attention_scratch(all[i], extent->want_grad);
         size_t strands = extent->want_grad ? sp_attention_strand_floats(all[i]) : 0;
-        extent->attention_floats = floats > extent->attention_floats ? floats
-                                                                     : extent->attention_floats;
+        extent->attention_floats =
+            floats > extent->attention_floats ? floats : extent->attention_floats;
         extent->strand_floats = strands > extent->strand_floats ? strands : extent->strand_floats;
     }
 }
@@ -164,10 +164,10 @@ sp_activations_place(sp_activations *act, sp_arena *arena, const sp_model *model
     int saves = keep == SP_KEEP_LAYERS || keep == SP_KEEP_ALL;
     sp_saved unused;
     size_t stride = layer_layout(&unused, NULL, model, n, n, 0, reads(model, pack->encoder));
-    size_t last = pack->encoder ? stride
-                                : layer_layout(&unused, NULL, model, n, m, 1, reads(model, 0));
-    *act = (sp_activations){.keep = keep, .encoder = pack->encoder, .n = pack->num_rows,
-                            .m = pack->num_head_rows};
+    size_t last =
+        pack->encoder ? stride : layer_layout(&unused, NULL, model, n, m, 1, reads(model, 0));
+    *act = (sp_activations){
+        .keep = keep, .encoder = pack->encoder, .n = pack->num_rows, .m = pack->num_head_rows};
     act->layer_stride = saves ? stride : 0;
     size_t largest = layers > 1 && stride > last ? stride : last;
     act->layers = sp_arena_take(arena, saves ? sp_add(sp_mul(layers - 1, stride), last) : largest);

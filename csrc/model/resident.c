@@ -122,7 +122,8 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const f
     }
     SP_TRY(check_capacity(context, capacity, error));
     if (frequencies != NULL && (parent != -1 || num_frequencies == 0)) {
-        return sp_fail(error, SP_INVALID, "frequencies: expected a segment without a parent, of a "
+        return sp_fail(error, SP_INVALID,
+                       "frequencies: expected a segment without a parent, of a "
                        "model with rotary positions");
     }
     int32_t place = -1;
@@ -137,7 +138,9 @@ sp_segment_create(sp_context *context, int32_t parent, int32_t capacity, const f
     int reads = parent != -1 && is_memory(context, parent);
     context->segments[place] = (sp_segment){
         .parent = reads ? -1 : parent,
-        .memory = reads ? parent : parent == -1 ? -1 : context->segments[parent].memory,
+        .memory = reads          ? parent
+                  : parent == -1 ? -1
+                                 : context->segments[parent].memory,
         .k = keys,
         .v = keys + floats / 2,
         .stride = (size_t)capacity * (size_t)context->model->kv_width,
@@ -368,7 +371,9 @@ extend(sp_context *context, const sp_pack *pack, const float *prompt, const sp_o
        float *logits, sp_error *error)
 {
     const sp_model *model = context->model;
-    sp_pass pass = {.model = model, .kernels = sp_kernels_now(), .segments = context->segments,
+    sp_pass pass = {.model = model,
+                    .kernels = sp_kernels_now(),
+                    .segments = context->segments,
                     .prompt = prompt};
     sp_heads heads = {.logits = logits};
     sp_extent extent = {0};
@@ -434,8 +439,8 @@ sp_segment_extend(sp_context *context, int32_t num_parts, const int32_t *segment
         status = sp_symbols_check(context->model, encoder, symbols, 0, starts[num_parts],
                                   num_virtual, prompt, error);
         if (status == SP_OK && encoder && num_rows > 0) {
-            status = sp_fail(error, SP_INVALID, "num_rows = %d: the encoder gives no logits",
-                             num_rows);
+            status =
+                sp_fail(error, SP_INVALID, "num_rows = %d: the encoder gives no logits", num_rows);
         }
     }
     for (int32_t r = 0; r < num_rows && status == SP_OK; r++) {

@@ -48,9 +48,8 @@ check_frequencies(const sp_model *model, const sp_forest *forest, sp_error *erro
                            set, forest->num_frequencies);
         }
         if (parent >= 0 && forest->frequency_of[parent] != set) {
-            return sp_fail(error, SP_INVALID,
-                           "segment %d: frequencies %d, but its parent has %d", s, set,
-                           forest->frequency_of[parent]);
+            return sp_fail(error, SP_INVALID, "segment %d: frequencies %d, but its parent has %d",
+                           s, set, forest->frequency_of[parent]);
         }
     }
     return SP_OK;
@@ -81,8 +80,10 @@ check_prefixes(const sp_forest *forest, sp_error *error)
                        forest->num_prefixes);
     }
     if (forest->prefix == NULL || starts == NULL || starts[0] != 0) {
-        return sp_fail(error, SP_INVALID, "%d prefixes without keys and values, or whose rows do "
-                       "not start at 0", forest->num_prefixes);
+        return sp_fail(error, SP_INVALID,
+                       "%d prefixes without keys and values, or whose rows do "
+                       "not start at 0",
+                       forest->num_prefixes);
     }
     for (int32_t p = 0; p < forest->num_prefixes; p++) {
         if (starts[p + 1] <= starts[p]) {
@@ -154,8 +155,10 @@ sp_forest_check(const sp_model *model, const sp_forest *forest, sp_error *error)
         }
         if (is_prefix(forest, s)) {
             if (parent != -1 || num_prefixes == forest->num_prefixes) {
-                return sp_fail(error, SP_INVALID, "segment %d has no rows, and is none of %d "
-                               "prefixes or has a parent", s, forest->num_prefixes);
+                return sp_fail(error, SP_INVALID,
+                               "segment %d has no rows, and is none of %d "
+                               "prefixes or has a parent",
+                               s, forest->num_prefixes);
             }
             num_prefixes++;
         }
@@ -215,12 +218,12 @@ make_segments(sp_schedule *schedule, const sp_model *model, const sp_forest *for
         for (int32_t r = forest->starts[s]; r < forest->starts[s + 1]; r++) {
             segment->has_virtual |= forest->symbols[r] < 0;
         }
-        segment->needs_grad = segment->has_virtual
-                              || (memory >= 0 && schedule->segments[memory].needs_grad);
+        segment->needs_grad =
+            segment->has_virtual || (memory >= 0 && schedule->segments[memory].needs_grad);
         if (forest->frequencies != NULL) {
-            segment->frequencies = forest->frequencies
-                                   + (int64_t)forest->frequency_of[s]
-                                         * sp_model_num_frequencies(model);
+            segment->frequencies =
+                forest->frequencies
+                + (int64_t)forest->frequency_of[s] * sp_model_num_frequencies(model);
         }
         if (parent >= 0) {
             segment->base = schedule->segments[parent].base + schedule->segments[parent].length;
@@ -479,9 +482,9 @@ cut_examples(sp_schedule *schedule, const sp_model *model, const sp_forest *fore
     int32_t s = num_encoder, e = 0;
     while (e < num_encoder) {
         int32_t end = e, rows = 0;
-        while (end < num_encoder
-               && (all_together || end == e
-                   || schedule->segments[end].length <= pack_rows - rows)) {
+        while (
+            end < num_encoder
+            && (all_together || end == e || schedule->segments[end].length <= pack_rows - rows)) {
             rows += schedule->segments[end++].length;
         }
         int32_t last = s, pack = schedule->num_packs;
@@ -548,8 +551,8 @@ sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest 
     schedule->entry_starts = sp_alloc((size_t)num_entries + 1, sizeof(int32_t));
     sp_status status = SP_OK;
     if (schedule->segments == NULL || schedule->ops == NULL || schedule->packs == NULL
-        || schedule->first_head == NULL
-        || schedule->head_rows == NULL || schedule->entry_starts == NULL
+        || schedule->first_head == NULL || schedule->head_rows == NULL
+        || schedule->entry_starts == NULL
         || !open_workbench(&w, num, ranking ? (size_t)losses->num_groups : 0,
                            (size_t)num_entries)) {
         status = sp_fail(error, SP_NO_MEMORY, "no memory for the schedule of %d segments",

@@ -33,8 +33,7 @@ typedef struct {
  * (borrowed, as the forest's prefix), or NULL: not wanted, or not yet. */
 sp_status sp_schedule_build(sp_schedule *schedule, const sp_model *model, const sp_forest *forest,
                             int32_t num_entries, const int32_t *rows, const sp_losses *losses,
-                            int want_grad, float *prefix_grad, int32_t pack_rows,
-                            sp_error *error);
+                            int want_grad, float *prefix_grad, int32_t pack_rows, sp_error *error);
 void sp_schedule_free(sp_schedule *schedule);
 
 /* Every index and length of the forest is in its range, and paths fit into the context. */

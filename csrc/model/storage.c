@@ -75,9 +75,9 @@ sp_matrix_of_stored(sp_matrix *matrix, const sp_stored *stored, sp_error *error)
     if (!good || stored->rows % stored->run != 0) {
         return sp_fail(error, SP_INVALID,
                        "stored matrix [%lld, %lld] from line %lld on, %lld of every %lld: expected "
-                       "positive numbers of 31 bits and whole runs", (long long)stored->rows,
-                       (long long)stored->cols, (long long)stored->start, (long long)stored->run,
-                       (long long)stored->stride);
+                       "positive numbers of 31 bits and whole runs",
+                       (long long)stored->rows, (long long)stored->cols, (long long)stored->start,
+                       (long long)stored->run, (long long)stored->stride);
     }
     if (stored->transposed && type->block_size != 1) {
         return sp_fail(error, SP_UNSUPPORTED,
@@ -95,7 +95,8 @@ sp_matrix_of_stored(sp_matrix *matrix, const sp_stored *stored, sp_error *error)
     if (stored->num_bytes % unit != 0 || last > INT32_MAX || (size_t)last >= count) {
         return sp_fail(error, SP_INVALID,
                        "%zu bytes of %s do not hold [%lld, %lld] from line %lld on, %lld of every "
-                       "%lld", stored->num_bytes, type->name, (long long)stored->rows,
+                       "%lld",
+                       stored->num_bytes, type->name, (long long)stored->rows,
                        (long long)stored->cols, (long long)stored->start, (long long)stored->run,
                        (long long)stored->stride);
     }

@@ -49,8 +49,7 @@ memory(PyObject *module, PyObject *args)
     (void)args;
     sp_memory now = sp_memory_now();
     return Py_BuildValue("{s:n,s:n,s:K}", "live_bytes", (Py_ssize_t)now.live_bytes, "peak_bytes",
-                         (Py_ssize_t)now.peak_bytes, "requests",
-                         (unsigned long long)now.requests);
+                         (Py_ssize_t)now.peak_bytes, "requests", (unsigned long long)now.requests);
 }
 
 static PyObject *
@@ -72,11 +71,10 @@ dequantize(PyObject *module, PyObject *args)
     const uint8_t *bytes = PyArray_DATA(from);
     float *numbers = PyArray_DATA(to);
     size_t num_bytes = (size_t)PyArray_SIZE(from), num_numbers = (size_t)PyArray_SIZE(to);
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_dequantize(type, bytes, num_bytes, numbers, num_numbers, sp_available_cpus(),
-                           &error);
-    Py_END_ALLOW_THREADS
-    if (status != SP_OK) {
+    Py_BEGIN_ALLOW_THREADS status =
+        sp_dequantize(type, bytes, num_bytes, numbers, num_numbers, sp_available_cpus(), &error);
+    Py_END_ALLOW_THREADS if (status != SP_OK)
+    {
         return sp_py_raise(&error);
     }
     Py_RETURN_NONE;
@@ -108,10 +106,9 @@ stored_rows(PyObject *module, PyObject *args)
     const int64_t *ids = PyArray_DATA(rows);
     float *numbers = PyArray_DATA(to);
     int64_t count = PyArray_DIM(rows, 0);
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_stored_rows(&stored, count, ids, numbers, &error);
-    Py_END_ALLOW_THREADS
-    if (status != SP_OK) {
+    Py_BEGIN_ALLOW_THREADS status = sp_stored_rows(&stored, count, ids, numbers, &error);
+    Py_END_ALLOW_THREADS if (status != SP_OK)
+    {
         return sp_py_raise(&error);
     }
     Py_RETURN_NONE;
@@ -138,8 +135,7 @@ module_exec(PyObject *module)
 {
     import_array1(-1);
     sp_py_state *state = PyModule_GetState(module);
-    state->model_type =
-        (PyTypeObject *)PyType_FromModuleAndSpec(module, &sp_py_model_spec, NULL);
+    state->model_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &sp_py_model_spec, NULL);
     state->context_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &sp_py_context_spec, NULL);
     if (state->model_type == NULL || state->context_type == NULL
@@ -174,14 +170,9 @@ static PyModuleDef_Slot slots[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "_core",
-    .m_doc = "The engine of softprompt.",
-    .m_size = sizeof(sp_py_state),
-    .m_methods = functions,
-    .m_slots = slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
+    PyModuleDef_HEAD_INIT,         .m_name = "_core",       .m_doc = "The engine of softprompt.",
+    .m_size = sizeof(sp_py_state), .m_methods = functions,  .m_slots = slots,
+    .m_traverse = module_traverse, .m_clear = module_clear,
 };
 
 PyMODINIT_FUNC

@@ -5,10 +5,9 @@
 #include <time.h>
 
 typedef struct {
-    PyObject_HEAD
-    sp_context *context;     /* owned */
-    PyObject *model;         /* the sp_py_model that the context borrows */
-    PyThread_type_lock lock; /* held while the engine works on the context */
+    PyObject_HEAD sp_context *context; /* owned */
+    PyObject *model;                   /* the sp_py_model that the context borrows */
+    PyThread_type_lock lock;           /* held while the engine works on the context */
 } py_context;
 
 /* ---- the engine without the GIL ---- */
@@ -47,8 +46,7 @@ static void
 lock_context(py_context *self)
 {
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS
-        PyThread_acquire_lock(self->lock, WAIT_LOCK);
+        Py_BEGIN_ALLOW_THREADS PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
     }
 }
@@ -140,8 +138,10 @@ take_prefix(PyObject *object, const sp_model *model, sp_forest *forest)
     }
     const int32_t *data = PyArray_DATA(starts);
     if (num_starts < 2 || data[num_starts - 1] != rows) {
-        PyErr_Format(PyExc_ValueError, "prefix_starts: expected two numbers or more, the last of "
-                     "them %d, the rows of the prefixes", rows);
+        PyErr_Format(PyExc_ValueError,
+                     "prefix_starts: expected two numbers or more, the last of "
+                     "them %d, the rows of the prefixes",
+                     rows);
         return 0;
     }
     forest->num_prefixes = num_starts - 1;
@@ -172,15 +172,15 @@ take_forest(PyObject *tuple, PyObject *prompt, PyObject *prefix, const sp_model 
     }
     forest->parents = PyArray_DATA(p);
     forest->starts = PyArray_DATA(s);
-    PyArrayObject *y = sp_py_sized(symbols, NPY_INT32, 1, "symbols", 0,
-                                   forest->starts[forest->num_segments]);
+    PyArrayObject *y =
+        sp_py_sized(symbols, NPY_INT32, 1, "symbols", 0, forest->starts[forest->num_segments]);
     if (y == NULL) {
         return 0;
     }
     forest->symbols = PyArray_DATA(y);
     if (frequencies != NULL && frequency_of == NULL) {
-        PyArrayObject *memories = sp_py_sized(frequencies, NPY_INT32, 1, "memories", 0,
-                                              PyArray_DIM(p, 0));
+        PyArrayObject *memories =
+            sp_py_sized(frequencies, NPY_INT32, 1, "memories", 0, PyArray_DIM(p, 0));
         if (memories == NULL) {
             return 0;
         }
@@ -239,8 +239,7 @@ take_losses(PyObject *tuple, sp_losses *losses)
     PyArrayObject *choices = sp_py_sized(o[5], NPY_INT32, 1, "choices", 0, num);
     PyArrayObject *groups = choices ? sp_py_array(o[6], NPY_INT32, 1, "choice_groups") : NULL;
     PyArrayObject *targets_of = groups ? sp_py_array(o[7], NPY_INT32, 1, "group_targets") : NULL;
-    if (targets_of == NULL
-        || (losses->num_choices = sp_py_length(groups, 0, "choice_groups")) < 0
+    if (targets_of == NULL || (losses->num_choices = sp_py_length(groups, 0, "choice_groups")) < 0
         || (losses->num_groups = sp_py_length(targets_of, 0, "group_targets")) < 0) {
         return 0;
     }
@@ -290,8 +289,7 @@ context_loss(py_context *self, PyObject *args)
     sp_forest forest;
     sp_losses losses;
     if (!take_forest(forest_tuple, prompt, prefix, model_of(self)->model, &forest)
-        || !check_width(prompt, width)
-        || !take_losses(losses_tuple, &losses)) {
+        || !check_width(prompt, width) || !take_losses(losses_tuple, &losses)) {
         return NULL;
     }
     npy_intp entries = losses.num_entries, shape[2] = {forest.num_virtual, width};
@@ -299,8 +297,8 @@ context_loss(py_context *self, PyObject *args)
     PyObject *log_probs = PyArray_SimpleNew(1, &entries, NPY_FLOAT64);
     PyObject *grad = want_grad ? PyArray_SimpleNew(2, shape, NPY_FLOAT32) : Py_NewRef(Py_None);
     PyObject *prefix_grad =
-        of_prefix ? PyArray_SimpleNew(
-                        4, PyArray_DIMS((PyArrayObject *)PyTuple_GET_ITEM(prefix, 0)), NPY_FLOAT32)
+        of_prefix ? PyArray_SimpleNew(4, PyArray_DIMS((PyArrayObject *)PyTuple_GET_ITEM(prefix, 0)),
+                                      NPY_FLOAT32)
                   : Py_NewRef(Py_None);
     if (log_probs == NULL || grad == NULL || prefix_grad == NULL) {
         Py_XDECREF(log_probs);
@@ -317,9 +315,8 @@ context_loss(py_context *self, PyObject *args)
     sp_error error;
     signal_watch watch;
     enter_engine(self, &watch, &options);
-    sp_status status =
-        sp_loss(self->context, &forest, &losses, &options, log_probs_data,
-                want_grad ? &gradient : NULL, &error);
+    sp_status status = sp_loss(self->context, &forest, &losses, &options, log_probs_data,
+                               want_grad ? &gradient : NULL, &error);
     leave_engine(self, &watch);
     if (status != SP_OK || PyErr_Occurred()) {
         Py_DECREF(log_probs);
@@ -336,7 +333,8 @@ context_workspace(py_context *self, PyObject *args)
     PyObject *forest_tuple, *prompt, *prefix, *losses_tuple;
     int want_grad, threads, pack_rows;
     if (!PyArg_ParseTuple(args, "O!OOO!pii:loss_workspace", &PyTuple_Type, &forest_tuple, &prompt,
-                          &prefix, &PyTuple_Type, &losses_tuple, &want_grad, &threads, &pack_rows)) {
+                          &prefix, &PyTuple_Type, &losses_tuple, &want_grad, &threads,
+                          &pack_rows)) {
         return NULL;
     }
     sp_forest forest;
@@ -349,8 +347,8 @@ context_workspace(py_context *self, PyObject *args)
     sp_error error;
     size_t bytes;
     lock_context(self);
-    sp_status status = sp_loss_workspace(self->context, &forest, &losses, want_grad, &options,
-                                         &bytes, &error);
+    sp_status status =
+        sp_loss_workspace(self->context, &forest, &losses, want_grad, &options, &bytes, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? PyLong_FromSize_t(bytes) : sp_py_raise(&error);
 }
@@ -448,8 +446,7 @@ context_segment_create(py_context *self, PyObject *args)
     const float *frequencies = NULL;
     if (object != Py_None) {
         PyArrayObject *array = take_frequencies(object, model_of(self)->model);
-        if (array == NULL
-            || sp_py_sized(object, NPY_FLOAT32, 2, "frequencies", 0, 1) == NULL) {
+        if (array == NULL || sp_py_sized(object, NPY_FLOAT32, 2, "frequencies", 0, 1) == NULL) {
             return NULL;
         }
         frequencies = PyArray_DATA(array);
@@ -457,8 +454,8 @@ context_segment_create(py_context *self, PyObject *args)
     int32_t segment;
     sp_error error;
     lock_context(self);
-    sp_status status = sp_segment_create(self->context, parent, capacity, frequencies,
-                                         &segment, &error);
+    sp_status status =
+        sp_segment_create(self->context, parent, capacity, frequencies, &segment, &error);
     PyThread_release_lock(self->lock);
     return status == SP_OK ? PyLong_FromLong(segment) : sp_py_raise(&error);
 }
@@ -522,10 +519,9 @@ context_segment_copy(py_context *self, PyObject *args)
     sp_error error;
     sp_status status;
     lock_context(self);
-    Py_BEGIN_ALLOW_THREADS
-    status = sp_segment_copy(self->context, source, target, num_equal, &error);
-    Py_END_ALLOW_THREADS
-    PyThread_release_lock(self->lock);
+    Py_BEGIN_ALLOW_THREADS status =
+        sp_segment_copy(self->context, source, target, num_equal, &error);
+    Py_END_ALLOW_THREADS PyThread_release_lock(self->lock);
     return status == SP_OK ? Py_NewRef(Py_None) : sp_py_raise(&error);
 }
 
@@ -567,10 +563,9 @@ context_segment_extend(py_context *self, PyObject *args)
     sp_error error;
     signal_watch watch;
     enter_engine(self, &watch, &options);
-    sp_status status = sp_segment_extend(self->context, num_parts, PyArray_DATA(segments),
-                                         starts_data, PyArray_DATA(symbols), num_virtual,
-                                         prompt_data, num_rows, PyArray_DATA(rows), &options, data,
-                                         &error);
+    sp_status status = sp_segment_extend(
+        self->context, num_parts, PyArray_DATA(segments), starts_data, PyArray_DATA(symbols),
+        num_virtual, prompt_data, num_rows, PyArray_DATA(rows), &options, data, &error);
     leave_engine(self, &watch);
     return finish_logits(logits, status, &error);
 }

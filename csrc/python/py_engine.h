@@ -41,8 +41,7 @@ int sp_py_stored(PyObject *value, const char *name, sp_stored *stored);
 /* ---- types ---- */
 
 typedef struct {
-    PyObject_HEAD
-    sp_model *model;   /* owned */
+    PyObject_HEAD sp_model *model; /* owned */
     PyObject *weights; /* tuple of the arrays (and of tuples with one) that the model borrows */
 } sp_py_model;
 

@@ -8,17 +8,17 @@ sp_py_raise(const sp_error *error)
     }
     PyObject *type = PyExc_RuntimeError;
     switch (error->status) {
-        case SP_INVALID:
-            type = PyExc_ValueError;
-            break;
-        case SP_OVERFLOW:
-            type = PyExc_OverflowError;
-            break;
-        case SP_OK:
-        case SP_NO_MEMORY: /* a size that is too large for this machine is no crash */
-        case SP_CANCELLED:
-        case SP_UNSUPPORTED:
-            break;
+    case SP_INVALID:
+        type = PyExc_ValueError;
+        break;
+    case SP_OVERFLOW:
+        type = PyExc_OverflowError;
+        break;
+    case SP_OK:
+    case SP_NO_MEMORY: /* a size that is too large for this machine is no crash */
+    case SP_CANCELLED:
+    case SP_UNSUPPORTED:
+        break;
     }
     PyErr_SetString(type, error->message);
     return NULL;

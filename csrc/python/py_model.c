@@ -19,12 +19,10 @@ static const choice QK_NORMS[] = {{"none", SP_QK_NORM_NONE},
                                   {"heads", SP_QK_NORM_HEADS},
                                   {"whole", SP_QK_NORM_WHOLE},
                                   {NULL, 0}};
-static const choice POSITIONS[] = {{"none", SP_POSITIONS_NONE},
-                                   {"rotary", SP_POSITIONS_ROTARY},
-                                   {"learned", SP_POSITIONS_LEARNED},
-                                   {"alibi", SP_POSITIONS_ALIBI},
-                                   {"relative", SP_POSITIONS_RELATIVE},
-                                   {NULL, 0}};
+static const choice POSITIONS[] = {
+    {"none", SP_POSITIONS_NONE},         {"rotary", SP_POSITIONS_ROTARY},
+    {"learned", SP_POSITIONS_LEARNED},   {"alibi", SP_POSITIONS_ALIBI},
+    {"relative", SP_POSITIONS_RELATIVE}, {NULL, 0}};
 static const choice ACTIVATIONS[] = {{"silu", SP_SILU},
                                      {"gelu_tanh", SP_GELU_TANH},
                                      {"gelu_erf", SP_GELU_ERF},

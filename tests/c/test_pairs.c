@@ -26,10 +26,10 @@ typedef struct {
     float *grad, *logits;
 } pair;
 
-#define SIZES                                                                                  \
-    .vocab_size = 211, .hidden_size = 52, .num_layers = 3, .num_encoder_layers = 2,            \
-    .num_heads = 6, .num_kv_heads = 3, .head_dim = 9, .intermediate_size = 150,                \
-    .max_positions = 120, .num_ropes = 1, .norm_eps = 1e-5f, .embedding_scale = 1.3f,          \
+#define SIZES                                                                         \
+    .vocab_size = 211, .hidden_size = 52, .num_layers = 3, .num_encoder_layers = 2,   \
+    .num_heads = 6, .num_kv_heads = 3, .head_dim = 9, .intermediate_size = 150,       \
+    .max_positions = 120, .num_ropes = 1, .norm_eps = 1e-5f, .embedding_scale = 1.3f, \
     .input_scale = 1.0f, .residual_scale = 1.0f, .logit_scale = 0.7f, .attention_scale = 0.3f
 
 static const sp_spec specs[] = {
@@ -58,8 +58,11 @@ give(pair *p, const char *prefix, const char *slot, int32_t rows, int32_t cols, 
     p->used += count;
     tiny_random random = {p->used};
     for (size_t i = 0; i < count; i++) {
-        p->weights[p->used - count + i] =
-            mean + (mean > 0.0f ? 0.1f : rows == 1 ? 0.2f : 0.25f) * tiny_normal(&random);
+        p->weights[p->used - count + i] = mean
+                                          + (mean > 0.0f ? 0.1f
+                                             : rows == 1 ? 0.2f
+                                                         : 0.25f)
+                                                * tiny_normal(&random);
     }
     return sp_model_set_weight(p->model, name, weights, rows, cols, error);
 }
@@ -150,8 +153,8 @@ bind(pair *p, sp_error *error)
     p->used = 0;
     sp_status status = sp_model_create(&p->spec, &p->model, error);
     if (status == SP_OK) {
-        status = give(p, "", "embedding.weight", p->spec.vocab_size, p->spec.hidden_size, 0.0f,
-                      error);
+        status =
+            give(p, "", "embedding.weight", p->spec.vocab_size, p->spec.hidden_size, 0.0f, error);
     }
     if (status == SP_OK && p->spec.encoder_vocab_size > 0) {
         status = give(p, "encoder.", "embedding.weight", p->spec.encoder_vocab_size,
@@ -202,10 +205,16 @@ open_pair(pair *p, const sp_spec *spec)
     for (size_t i = 0; i < VIRTUAL * width; i++) {
         p->prompt[i] = 0.3f * tiny_normal(&random);
     }
-    p->forest = (sp_forest){.num_segments = SEGMENTS, .num_virtual = VIRTUAL, .parents = parents,
-                            .starts = p->starts, .symbols = p->symbols, .prompt = p->prompt,
+    p->forest = (sp_forest){.num_segments = SEGMENTS,
+                            .num_virtual = VIRTUAL,
+                            .parents = parents,
+                            .starts = p->starts,
+                            .symbols = p->symbols,
+                            .prompt = p->prompt,
                             .memories = memories};
-    p->losses = (sp_losses){.num_entries = ENTRIES, .rows = p->rows, .targets = p->targets,
+    p->losses = (sp_losses){.num_entries = ENTRIES,
+                            .rows = p->rows,
+                            .targets = p->targets,
                             .weights = p->entry_weights};
     p->ranking = p->losses;
     p->ranking.choices = choices;
@@ -249,10 +258,10 @@ test_threads_and_packs(pair *p)
                 const sp_options options = {.num_threads = threads, .pack_rows = pack_rows};
                 sp_context *context = open_context(p);
                 size_t bytes = 0;
-                CHECK_OK(sp_loss_workspace(context, &p->forest, losses, 1, &options, &bytes,
-                                           error));
-                CHECK_OK(sp_loss(context, &p->forest, losses, &options, p->log_probs, p->grad,
-                                 error));
+                CHECK_OK(
+                    sp_loss_workspace(context, &p->forest, losses, 1, &options, &bytes, error));
+                CHECK_OK(
+                    sp_loss(context, &p->forest, losses, &options, p->log_probs, p->grad, error));
                 /* and a few bytes for the list of packs that are entered */
                 CHECK(sp_context_bytes(context) >= bytes
                       && sp_context_bytes(context) <= bytes + 4096);
@@ -372,8 +381,8 @@ test_stopping(pair *p)
         const sp_options options = {
             .num_threads = 2, .pack_rows = 30, .poll = stop_at, .poll_data = &left};
         sp_error error = {0};
-        sp_status status = sp_loss(context, &p->forest, &p->losses, &options, p->log_probs, p->grad,
-                                   &error);
+        sp_status status =
+            sp_loss(context, &p->forest, &p->losses, &options, p->log_probs, p->grad, &error);
         CHECK(status == SP_OK || status == SP_CANCELLED);
         stopped = status == SP_CANCELLED;
     }
@@ -436,10 +445,8 @@ main(void)
         const char *name;
         void (*run)(pair *);
     } cases[] = {
-        {"threads and packs", test_threads_and_packs},
-        {"gradient", test_gradient_is_the_slope},
-        {"resident segments", test_resident_segments},
-        {"stopping", test_stopping},
+        {"threads and packs", test_threads_and_packs},     {"gradient", test_gradient_is_the_slope},
+        {"resident segments", test_resident_segments},     {"stopping", test_stopping},
         {"failing allocations", test_failing_allocations},
     };
     static const char *const paths[] = {"generic", "avx2", "avx512"};

@@ -37,8 +37,8 @@ open_prefixed(prefixed *p, const tiny_model *model, const tiny_forest *tiny)
     CHECK(s == SEGMENTS && num_prefixes == PREFIXES);
     p->starts[s] = tiny->starts[TINY_SEGMENTS];
     memcpy(p->prefix_starts, starts, sizeof starts);
-    p->floats = (size_t)spec->num_layers * 2 * ROWS * (size_t)spec->num_kv_heads
-                * (size_t)spec->head_dim;
+    p->floats =
+        (size_t)spec->num_layers * 2 * ROWS * (size_t)spec->num_kv_heads * (size_t)spec->head_dim;
     p->prompt_floats = (size_t)tiny->forest.num_virtual * (size_t)spec->hidden_size;
     p->prefix = malloc(p->floats * sizeof *p->prefix);
     CHECK(p->prefix != NULL);
@@ -223,9 +223,13 @@ test_resident(const tiny_model *model, const tiny_forest *tiny)
     for (int32_t i = 0; i < TEXT; i++) {
         symbols[i] = tiny_below(&random, vocab);
     }
-    const sp_forest forest = {.num_segments = 2, .parents = parents, .starts = starts,
-                              .symbols = symbols, .num_prefixes = 1,
-                              .prefix_starts = prefix_starts, .prefix = p.prefix};
+    const sp_forest forest = {.num_segments = 2,
+                              .parents = parents,
+                              .starts = starts,
+                              .symbols = symbols,
+                              .num_prefixes = 1,
+                              .prefix_starts = prefix_starts,
+                              .prefix = p.prefix};
     const sp_options options = {.num_threads = 2, .pack_rows = 64};
     float *logits[2];
     sp_context *context = NULL;
@@ -271,17 +275,16 @@ test_resident(const tiny_model *model, const tiny_forest *tiny)
 }
 
 /* `change` spoils a copy of the good call. */
-#define REFUSES(change)                                                                      \
-    do {                                                                                     \
-        prefixed q = p;                                                                      \
-        sp_gradient grad = {prompt, prefix};                                                 \
-        q.forest.parents = q.parents;                                                        \
-        q.forest.starts = q.starts;                                                          \
-        q.forest.prefix_starts = q.prefix_starts;                                            \
-        change;                                                                              \
-        CHECK_FAILS(sp_loss(context, &q.forest, &tiny->losses, &options, log_probs, &grad,   \
-                            error),                                                          \
-                    SP_INVALID);                                                             \
+#define REFUSES(change)                                                                            \
+    do {                                                                                           \
+        prefixed q = p;                                                                            \
+        sp_gradient grad = {prompt, prefix};                                                       \
+        q.forest.parents = q.parents;                                                              \
+        q.forest.starts = q.starts;                                                                \
+        q.forest.prefix_starts = q.prefix_starts;                                                  \
+        change;                                                                                    \
+        CHECK_FAILS(sp_loss(context, &q.forest, &tiny->losses, &options, log_probs, &grad, error), \
+                    SP_INVALID);                                                                   \
     } while (0)
 
 static void
@@ -320,7 +323,8 @@ int
 main(void)
 {
     static const tiny_case cases[] = {
-        {"prefixes: bits of 1 and 3 threads; packs of 1, 8, 64, 512 rows", test_threads_and_packing},
+        {"prefixes: bits of 1 and 3 threads; packs of 1, 8, 64, 512 rows",
+         test_threads_and_packing},
         {"gradient of prefixes against finite differences", test_finite_differences},
         {"a prefix in a resident segment", test_resident},
         {"what is refused", test_invalid},

@@ -29,13 +29,13 @@ static const struct {
     const char *name;
     size_t numbers, bytes;
 } types[] = {
-    {"F32", 1, 4},       {"F16", 1, 2},       {"BF16", 1, 2},      {"Q4_0", 32, 18},
-    {"Q4_1", 32, 20},    {"Q5_0", 32, 22},    {"Q5_1", 32, 24},    {"Q8_0", 32, 34},
-    {"Q2_K", 256, 84},   {"Q3_K", 256, 110},  {"Q4_K", 256, 144},  {"Q5_K", 256, 176},
-    {"Q6_K", 256, 210},  {"IQ4_NL", 32, 18},  {"IQ4_XS", 256, 136},
-    {"IQ3_S", 256, 110}, {"IQ3_XXS", 256, 98}, {"IQ2_S", 256, 82}, {"IQ2_XS", 256, 74},
-    {"IQ2_XXS", 256, 66}, {"IQ1_M", 256, 56}, {"IQ1_S", 256, 50},  {"TQ1_0", 256, 54},
-    {"TQ2_0", 256, 66},  {"MXFP4", 32, 17},   {"NVFP4", 64, 36},
+    {"F32", 1, 4},        {"F16", 1, 2},      {"BF16", 1, 2},       {"Q4_0", 32, 18},
+    {"Q4_1", 32, 20},     {"Q5_0", 32, 22},   {"Q5_1", 32, 24},     {"Q8_0", 32, 34},
+    {"Q2_K", 256, 84},    {"Q3_K", 256, 110}, {"Q4_K", 256, 144},   {"Q5_K", 256, 176},
+    {"Q6_K", 256, 210},   {"IQ4_NL", 32, 18}, {"IQ4_XS", 256, 136}, {"IQ3_S", 256, 110},
+    {"IQ3_XXS", 256, 98}, {"IQ2_S", 256, 82}, {"IQ2_XS", 256, 74},  {"IQ2_XXS", 256, 66},
+    {"IQ1_M", 256, 56},   {"IQ1_S", 256, 50}, {"TQ1_0", 256, 54},   {"TQ2_0", 256, 66},
+    {"MXFP4", 32, 17},    {"NVFP4", 64, 36},
 };
 
 static void
@@ -50,14 +50,20 @@ test_rows_of_every_type(const tiny_model *model, const tiny_forest *forest)
         CHECK(all != NULL && some != NULL);
         CHECK_OK(sp_dequantize(types[t].name, odd.bytes, odd.size, all, LINES * cols, 1, error));
         /* three runs of four lines, of every thirteen from the second on: to the last line */
-        sp_stored stored = {.type = types[t].name, .bytes = odd.bytes, .num_bytes = odd.size,
-                            .rows = ROWS, .cols = (int64_t)cols, .start = 10, .run = 4,
+        sp_stored stored = {.type = types[t].name,
+                            .bytes = odd.bytes,
+                            .num_bytes = odd.size,
+                            .rows = ROWS,
+                            .cols = (int64_t)cols,
+                            .start = 10,
+                            .run = 4,
                             .stride = 13};
         const int64_t rows[3] = {11, 3, 4}, lines[3] = {10 + 26 + 3, 10 + 3, 10 + 13};
         CHECK_OK(sp_stored_rows(&stored, 3, rows, some, error));
         for (int r = 0; r < 3; r++) {
-            CHECK(memcmp(some + (size_t)r * cols, all + (size_t)lines[r] * cols,
-                         cols * sizeof *some) == 0);
+            CHECK(
+                memcmp(some + (size_t)r * cols, all + (size_t)lines[r] * cols, cols * sizeof *some)
+                == 0);
         }
         if (types[t].numbers == 1) { /* LINES columns of COLS numbers each */
             stored.transposed = 1;
@@ -81,16 +87,21 @@ test_what_does_not_fit(const tiny_model *model, const tiny_forest *forest)
 {
     (void)model, (void)forest;
     odd_bytes odd = odd_open(LINES * 40); /* Q4_1, 64 columns */
-    const sp_stored good = {.type = "Q4_1", .bytes = odd.bytes, .num_bytes = odd.size,
-                            .rows = ROWS, .cols = COLS, .start = 10, .run = 4, .stride = 13};
+    const sp_stored good = {.type = "Q4_1",
+                            .bytes = odd.bytes,
+                            .num_bytes = odd.size,
+                            .rows = ROWS,
+                            .cols = COLS,
+                            .start = 10,
+                            .run = 4,
+                            .stride = 13};
     float row[COLS];
     int64_t first = 0;
     CHECK_OK(sp_stored_rows(&good, 1, &first, row, error));
     sp_stored bad[14];
     sp_status wanted[14];
     int n = 0;
-#define BAD(field, value, status) \
-    (bad[n] = good, bad[n].field = (value), wanted[n] = (status), n++)
+#define BAD(field, value, status) (bad[n] = good, bad[n].field = (value), wanted[n] = (status), n++)
     BAD(type, "Q4_9", SP_UNSUPPORTED);
     BAD(num_bytes, odd.size - 1, SP_INVALID);
     BAD(num_bytes, odd.size - 40, SP_INVALID);
@@ -114,9 +125,12 @@ test_what_does_not_fit(const tiny_model *model, const tiny_forest *forest)
         CHECK_FAILS(sp_stored_rows(&good, 1, &beyond[i], row, error), SP_INVALID);
     }
     CHECK_FAILS(sp_model_set_stored(model->model, "final_norm.weight",
-                                    &(sp_stored){.type = "Q4_1", .bytes = odd.bytes,
-                                                 .num_bytes = odd.size, .rows = 1,
-                                                 .cols = model->spec.hidden_size, .run = 1,
+                                    &(sp_stored){.type = "Q4_1",
+                                                 .bytes = odd.bytes,
+                                                 .num_bytes = odd.size,
+                                                 .rows = 1,
+                                                 .cols = model->spec.hidden_size,
+                                                 .run = 1,
                                                  .stride = 1},
                                     error),
                 SP_INVALID);

@@ -32,8 +32,8 @@ tiny_below(tiny_random *random, int32_t limit)
 
 /* ---- models ---- */
 
-#define USUAL                                                                            \
-    .num_ropes = 1, .final_norm = 1, .input_scale = 1.0f, .residual_scale = 1.0f,        \
+#define USUAL                                                                     \
+    .num_ropes = 1, .final_norm = 1, .input_scale = 1.0f, .residual_scale = 1.0f, \
     .logit_scale = 1.0f
 static const int32_t windows[] = {7, 0, 40}, ropes[] = {1, 0, -1};
 
@@ -311,8 +311,13 @@ store_slot(void *data, const char *slot, int32_t rows, int32_t cols, float mean,
         bytes[2 * i + 1] = (uint8_t)(bits >> 24);
     }
     sp_status status = sp_model_set_weight(both->plain, slot, weights, rows, cols, error);
-    const sp_stored stored = {.type = "BF16", .bytes = bytes, .num_bytes = 2 * count,
-                              .rows = rows, .cols = cols, .run = rows, .stride = rows};
+    const sp_stored stored = {.type = "BF16",
+                              .bytes = bytes,
+                              .num_bytes = 2 * count,
+                              .rows = rows,
+                              .cols = cols,
+                              .run = rows,
+                              .stride = rows};
     if (status == SP_OK && sp_model_set_stored(both->stored, slot, &stored, error) != SP_OK) {
         status = sp_model_set_weight(both->stored, slot, weights, rows, cols, error); /* a vector */
     }
