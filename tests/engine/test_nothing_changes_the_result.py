@@ -183,7 +183,7 @@ def test_fork_beside_a_running_call(case, expected):
 def test_fork_while_another_thread_loads(case, expected, monkeypatch):
     """The child loads the model itself, and does not wait for a thread that it does not have."""
     reached, go_on = threading.Event(), threading.Event()
-    convert = load._take
+    convert = load._convert
 
     def slow(*arguments):
         reached.set()
@@ -197,7 +197,7 @@ def test_fork_while_another_thread_loads(case, expected, monkeypatch):
 
     with TemporaryDirectory() as folder, ThreadPoolExecutor(1) as pool:
         copy = shutil.copytree(case.folder, Path(folder) / "model")
-        monkeypatch.setattr(load, "_take", slow)
+        monkeypatch.setattr(load, "_convert", slow)
         future = pool.submit(softprompt.load_model, copy, tokenizer=CharTokenizer(600))
         try:
             assert reached.wait(60)
