@@ -33,7 +33,9 @@ _COMMON = {
     ],
 }
 hypothesis.settings.register_profile("default", max_examples=15, derandomize=True, **_COMMON)
-hypothesis.settings.register_profile("ci", max_examples=60, **_COMMON)
+hypothesis.settings.register_profile("ci", max_examples=60, derandomize=True, **_COMMON)
+# Other examples every time: HYPOTHESIS_PROFILE=explore looks for what the fixed ones do not show.
+hypothesis.settings.register_profile("explore", max_examples=300, **_COMMON)
 hypothesis.settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "default")
 )
