@@ -37,11 +37,12 @@ def test_switches(model):
 def test_weights(model, path):
     import gguf
 
+    tensors = gguf.GGUFReader(path).tensors  # takes the library some 15 seconds
     for slot, name in (
         ("layers.3.attn_out_norm.weight", "blk.3.post_attention_norm.weight"),
         ("layers.17.down.weight", "blk.17.ffn_down.weight"),
     ):
-        stored = next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+        stored = next(t for t in tensors if t.name == name)
         expected = gguf.quants.dequantize(stored.data, stored.tensor_type)
         np.testing.assert_array_equal(model.weights[slot], expected)
 
