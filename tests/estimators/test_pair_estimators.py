@@ -107,7 +107,9 @@ def test_labels_have_no_blank_and_starts_are_tokens_of_the_input(model):
     classifier.fit(WORDS, ["low", "high"] * 8)
     assert classifier._labels.texts == ["high", "low"]
     objective, starts = classifier._make_objective(
-        [[3]], classifier._label([{"word": "a"}], ["low"], np.ones(1), names=("X", "y"), balance=0)
+        classifier._method,
+        [[3]],
+        classifier._label([{"word": "a"}], ["low"], np.ones(1), names=("X", "y"), balance=0),
     )
     assert starts == [model.tokenizer.encode(text, False) for text in ("high", "low")]
     assert objective.num_rows == 1
