@@ -153,7 +153,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, int]:
 
         engine()
         imports = resident_peak()
-        model = softprompt.load_model(MODEL, num_threads=options.threads)
+        model = softprompt.load_model(MODEL, weights=options.weights, num_threads=options.threads)
 
         def step(examples):
             model.loss_and_grad(prompt, examples)
@@ -168,7 +168,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, int]:
 def in_fresh_process(options: argparse.Namespace, side: str, given: Path) -> dict[str, int]:
     """What `measure_memory` finds for a side."""
     command = [sys.executable, __file__, "--side", side, "--given", str(given)]
-    command += ["--threads", str(options.threads)]
+    command += ["--threads", str(options.threads), "--weights", options.weights]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -213,6 +213,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--weights", choices=("float32", "stored"), default="float32", help="softprompt's"
+    )
     parser.add_argument("--output", type=Path, help="JSON-lines file that the result is added to")
     parser.add_argument("--side", choices=("softprompt", "peft"), help=argparse.SUPPRESS)
     parser.add_argument("--given", type=Path, help=argparse.SUPPRESS)
@@ -220,14 +223,14 @@ def main() -> None:
     if options.side:
         print(json.dumps(measure_memory(options)))
         return
-    model = softprompt.load_model(MODEL, num_threads=options.threads)
+    model = softprompt.load_model(MODEL, weights=options.weights, num_threads=options.threads)
     batches = make_batches(model, options, 1 + options.repeats)
     prompt = make_prompt(model, options)
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "given.json"
         given.write_text(json.dumps({"prompt": prompt.tolist(), "batches": batches}))
         memory = {side: in_fresh_process(options, side, given) for side in ("softprompt", "peft")}
-    settings = ("prompt_length", "batch", "tokens", "repeats", "threads", "seed")
+    settings = ("prompt_length", "batch", "tokens", "repeats", "threads", "seed", "weights")
     result = {
         "settings": {name: getattr(options, name) for name in settings},
         "machine": machine(),
