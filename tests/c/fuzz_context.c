@@ -125,8 +125,8 @@ ask_forest(const tiny_model *model, sp_context *context, fuzz_input *input)
     const sp_status planned =
         sp_loss_workspace(context, &forest, &losses, want_grad, &options, &bytes, &error);
     fuzz_ok(planned, &error);
-    const sp_status status =
-        sp_loss(context, &forest, &losses, &options, log_probs, want_grad ? grad : NULL, &error);
+    const sp_status status = sp_loss(context, &forest, &losses, &options, log_probs,
+                                     want_grad ? &(sp_gradient){.prompt = grad} : NULL, &error);
     fuzz_ok(status, &error);
     CHECK(status == planned);
     fuzz_ok(sp_logits_workspace(context, &forest, entries, loss_rows, &options, &bytes, &error),

@@ -96,7 +96,9 @@ ask(const sp_model *model, const sp_spec *spec, fuzz_input *input)
     sp_context *context = NULL;
     sp_error error = {0};
     if (fuzz_ok(sp_context_create(model, &context, &error), &error)) {
-        fuzz_ok(sp_loss(context, &forest, &losses, &options, log_probs, grad, &error), &error);
+        fuzz_ok(sp_loss(context, &forest, &losses, &options, log_probs,
+                        &(sp_gradient){.prompt = grad}, &error),
+                &error);
         fuzz_ok(sp_logits(context, &forest, 2, rows, &options, logits, &error), &error);
         int32_t segment = -1;
         const int32_t parts[] = {0, 2}, last = 1;

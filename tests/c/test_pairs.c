@@ -260,8 +260,8 @@ test_threads_and_packs(pair *p)
                 size_t bytes = 0;
                 CHECK_OK(
                     sp_loss_workspace(context, &p->forest, losses, 1, &options, &bytes, error));
-                CHECK_OK(
-                    sp_loss(context, &p->forest, losses, &options, p->log_probs, p->grad, error));
+                CHECK_OK(sp_loss(context, &p->forest, losses, &options, p->log_probs,
+                                 &(sp_gradient){.prompt = p->grad}, error));
                 /* and a few bytes for the list of packs that are entered */
                 CHECK(sp_context_bytes(context) >= bytes
                       && sp_context_bytes(context) <= bytes + 4096);
@@ -296,7 +296,8 @@ test_gradient_is_the_slope(pair *p)
     float *start = malloc(floats * sizeof *start);
     CHECK(start != NULL);
     memcpy(start, p->prompt, floats * sizeof *start);
-    CHECK_OK(sp_loss(context, &p->forest, &p->losses, &options, p->log_probs, p->grad, error));
+    CHECK_OK(sp_loss(context, &p->forest, &p->losses, &options, p->log_probs,
+                     &(sp_gradient){.prompt = p->grad}, error));
     for (size_t i = 0; i < floats; i++) {
         square += (double)p->grad[i] * (double)p->grad[i];
     }
@@ -381,8 +382,8 @@ test_stopping(pair *p)
         const sp_options options = {
             .num_threads = 2, .pack_rows = 30, .poll = stop_at, .poll_data = &left};
         sp_error error = {0};
-        sp_status status =
-            sp_loss(context, &p->forest, &p->losses, &options, p->log_probs, p->grad, &error);
+        sp_status status = sp_loss(context, &p->forest, &p->losses, &options, p->log_probs,
+                                   &(sp_gradient){.prompt = p->grad}, &error);
         CHECK(status == SP_OK || status == SP_CANCELLED);
         stopped = status == SP_CANCELLED;
     }
@@ -403,7 +404,8 @@ everything(pair *p, sp_error *error)
         status = sp_context_create(p->model, &context, error);
     }
     if (status == SP_OK) {
-        status = sp_loss(context, &p->forest, &p->ranking, &options, p->log_probs, p->grad, error);
+        status = sp_loss(context, &p->forest, &p->ranking, &options, p->log_probs,
+                         &(sp_gradient){.prompt = p->grad}, error);
     }
     if (status == SP_OK) {
         status = sp_logits(context, &p->forest, 2, p->rows + 1, &options, p->logits, error);

@@ -151,7 +151,7 @@ compare(const sp_model *plain, const sp_model *stored, const tiny_forest *forest
             sp_options options = {.num_threads = i == 2 ? 3 : 1, .pack_rows = packs[p]};
             CHECK_OK(sp_context_create(i == 0 ? plain : stored, &context, error));
             CHECK_OK(sp_loss(context, &forest->forest, &forest->losses, &options, log_probs[i],
-                             grads[i], error));
+                             &(sp_gradient){.prompt = grads[i]}, error));
             sp_context_destroy(context);
         }
         /* Threads change no bit; neither does the form, as far as the BLAS library gives the same
