@@ -3,6 +3,7 @@ files' own quantised types."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import transformers
 
@@ -32,7 +33,8 @@ def transformers_model(model) -> torch.nn.Module:
     theirs = transformers.Gemma3ForCausalLM(config)
     state = {}
     for slot in family_of(spec).bound_slots(spec, "hf"):
-        state["model." + slot.source] = torch.tensor(model.weights[slot.name]) - slot.view.offset
+        weight = torch.tensor(np.asarray(model.weights[slot.name]))
+        state["model." + slot.source] = weight - slot.view.offset
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     theirs.load_state_dict(state)
     return theirs.eval()
